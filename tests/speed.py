@@ -1,0 +1,122 @@
+"""Updates per second of every method, and how close it comes to this machine's matrix-multiplication limit.
+
+    python tests/speed.py --threads 1
+
+The limit is measured, not assumed: the matrix products of one update are recorded (shapes, strides and precision),
+then done again with nothing around them, in turn with whole updates. `share` is the time of the bare products divided
+by the time of the update, sampling of the batch included. Batch 512, the networks of Table 5, random data of the
+size of a PointMaze or a Shadow Hand task. Stop everything else on the machine first.
+"""
+
+import importlib.util
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ALGOS = Path(__file__).resolve().parents[1] / "algos"
+SIZES = {"PointMaze": (2, 2, 2), "Hand": (61, 7, 20)}  # observation, goal, action
+
+
+@dataclass
+class Args:
+    methods: tuple[str, ...] = ()  # names of files in algos/; all by default
+    threads: int = 1  # CPU threads
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    swap: bool = True
+    updates: int = 60  # updates in each of the seven repetitions
+
+
+class Products(TorchDispatchMode):
+    """Records the matrix products that are computed while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
+            self.calls.append((function, [(a.shape, a.stride(), a.dtype) for a in args]))
+        return function(*args, **(kwargs or {}))
+
+
+def load(method):
+    """The script algos/<method>.py as a module."""
+    spec = importlib.util.spec_from_file_location(method, ALGOS / f"{method}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[method] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(module, sizes, swap):
+    """A replay buffer of random data and an agent on it."""
+    rng, (obs, goal, action) = np.random.default_rng(0), sizes
+    data = {"observations": rng.normal(size=(500, 101, obs)), "achieved_goals": rng.normal(size=(500, 101, goal)),
+            "desired_goals": rng.normal(size=(500, goal)), "actions": rng.uniform(-1, 1, size=(500, 100, action))}
+    settings = module.Settings()
+    settings.relabelling.swap = swap
+    buffer = module.ReplayBuffer(data, settings.relabelling, lambda a, g: np.linalg.norm(a - g, axis=-1) < 1, 0)
+    agent_class = next(v for v in vars(module).values() if isinstance(v, type) and hasattr(v, "update")
+                       and issubclass(v, torch.nn.Module))
+    normalizer = module.Normalizer(buffer, gym.spaces.Box(-1, 1, (action,)))
+    return buffer, agent_class(settings, normalizer, 100, torch.device("cpu"))
+
+
+def measure(method, sizes, precision, args):
+    """Updates per second, the same of its bare matrix products, and their GFLOP/s."""
+    buffer, agent = make(load(method), sizes, args.swap)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+    def update(n):
+        with autocast:
+            agent.update(buffer.sample(512), n)
+
+    for n in range(1, 21):
+        update(n)
+    with Products() as products:
+        for n in range(21, 31):  # ten, so that delayed parts are there in their proportion
+            update(n)
+    flop = sum(2 * shapes[-2][0].numel() * shapes[-1][0][-1] for _, shapes in products.calls) / 10
+    operands = [(function, [torch.randn(1000000, dtype=dtype)[:sum((n - 1) * s for n, s in zip(shape, stride)) + 1]
+                            .as_strided(shape, stride) for shape, stride, dtype in shapes])
+                for function, shapes in products.calls]
+    whole, bare = [], []
+    with torch.no_grad():
+        for _ in range(7):
+            began = time.perf_counter()
+            with torch.enable_grad():
+                for n in range(31, 31 + args.updates):
+                    update(n)
+            whole.append((time.perf_counter() - began) / args.updates)
+            began = time.perf_counter()
+            for _ in range(max(1, args.updates // 10)):
+                for function, tensors in operands:
+                    function(*tensors)
+            bare.append((time.perf_counter() - began) / max(1, args.updates // 10) / 10)
+    whole, bare = statistics.median(whole), statistics.median(bare)
+    return 1 / whole, 1 / bare, flop / bare / 1e9
+
+
+def main():
+    args = tyro.cli(Args, description=__doc__)
+    torch.set_num_threads(args.threads)
+    print(f"{args.threads} thread(s), torch {torch.__version__}, batch 512, 3 x 256, swap {args.swap}")
+    print("method      size       precision  updates/s  products alone/s  share  GFLOP/s of the products")
+    for method in args.methods or sorted(path.stem for path in ALGOS.glob("*.py")):
+        for size, sizes in SIZES.items():
+            for precision in args.precisions:
+                rate, limit, gflops = measure(method, sizes, precision, args)
+                print(f"{method:11} {size:10} {precision:9} {rate:10.1f} {limit:17.1f} {rate / limit:6.0%} {gflops:12.0f}",
+                      flush=True)
+
+
+if __name__ == "__main__":
+    main()
