@@ -1,0 +1,219 @@
+"""Losses and targets of every method on three hand-made transitions, against values worked out by hand."""
+
+import math
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from speed import load, make
+from torch import nn
+
+H = 100
+A = torch.tensor([[0.5, -0.5], [0.0, 0.25], [-0.25, 1.0]])  # actions of the data
+DELTA = torch.tensor([[0.1, 0.2], [0.3, 0.0], [-0.1, 0.1]])  # pi(s, g) - a
+DISTANCE = [0.025, 0.045, 0.01]  # mean square of DELTA over the action's dimensions
+REWARD = torch.tensor([-1.0, 0.0, -1.0])  # the second transition reaches its goal
+
+
+class Table(nn.Module):
+    """Two heads; state k (the observation's only entry) has the values rows[:, k], plus slope * sum(action - A)."""
+
+    def __init__(self, rows, slopes=None):
+        super().__init__()
+        self.rows, self.slopes = nn.Parameter(torch.tensor(rows)), slopes
+
+    def forward(self, obs, goal, action=None):
+        k = obs[:, 0].long()
+        shift = 0 if action is None else (action - A).sum(-1)
+        return tuple(row[k] + (slope * shift if self.slopes else 0)
+                     for row, slope in zip(self.rows, self.slopes or (0, 0)))
+
+
+class TableActor(nn.Module):
+    """Action A + shift[k]: states 0, 1, 2 are s and 3, 4, 5 are s' of the three transitions."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = nn.Parameter(shift.clone())
+        self.normalizer = SimpleNamespace(center=torch.zeros(2), scale=torch.ones(2))
+
+    def forward(self, obs, goal):
+        return A + self.shift[obs[:, 0].long()]
+
+
+def batch(module):
+    obs = torch.tensor([[0.0], [1.0], [2.0]])
+    return module.Batch(obs, A, REWARD, obs + 3, torch.zeros(3, 1))
+
+
+def agent(method, **algorithm):
+    """The method with tables for networks and a learning rate of 0, so that no step changes a value."""
+    module = load(method)
+    _, agent = make(module, (1, 1, 2), swap=False)
+    for key, value in algorithm.items():
+        setattr(agent.a, key, value)
+    agent.floor = -H
+    on_pi = torch.cat([DELTA, torch.zeros(3, 2)])
+    agent.actor, agent.actor_target = TableActor(on_pi), TableActor(torch.zeros(6, 2))
+    agent.critic = Table([[-10.0, -2, -50, 0, 0, 0], [-12.0, -1, -40, 0, 0, 0]], (2.0, -1.0))
+    agent.critic_target = Table([[-4.0, -1, -30, -5, -3, -120], [-3.0, -2, -20, -7, -2, -150]], (2.0, 2.0))
+    networks = {"actor": agent.actor, "critic": agent.critic}
+    if hasattr(agent, "value"):
+        agent.value = Table([[-11.0, -2, -52, -9, -3, -60], [-13.0, -3, -41, -10, -1, -45]])
+        agent.value_target = Table([[0.0, 0, 0, -6, -4, -120], [0.0, 0, 0, -5, -6, -99]])
+        networks["value"] = agent.value
+    agent.optimizers = module.adam(networks, lr=0.0)
+    return module, agent
+
+
+def updated(method, n=2, **algorithm):
+    module, it = agent(method, **algorithm)
+    return it, {name: float(value) for name, value in it.update(batch(module), n).items()}
+
+
+def test_dqapg_alg3():
+    it, metrics = updated("dqapg", variant="alg3")
+    # y_q = r + min V'(s'): -1 - 6, 0 because the goal is reached, -1 - 120 clipped
+    assert metrics["critic_loss"] == pytest.approx((9 + 4 + 2500) / 3 + (25 + 1 + 3600) / 3)
+    # y_v = r + min Q'(s', pi'(s')): -1 - 7, 0, -1 - 150 clipped
+    assert metrics["value_loss"] == pytest.approx((9 + 4 + 48**2) / 3 + (25 + 9 + 59**2) / 3)
+    weights = [math.exp(-10 + 11), 1.0, math.exp(-50 + 52)]
+    cloning = sum(w * d for w, d in zip(weights, DISTANCE)) / 3
+    scale = 1 / ((10 + 2 + 50) / 3)
+    assert metrics["actor_loss"] == pytest.approx(cloning - scale * (-9.4 - 1.4 - 50) / 3)
+    gradient = (torch.tensor(weights)[:, None] * DELTA - scale * 2.0) / 3
+    torch.testing.assert_close(it.actor.shift.grad[:3], gradient)
+
+
+def test_dqapg_fig9():
+    it, metrics = updated("dqapg", variant="fig9", alpha=1.5)
+    # y = r + min Q'(s', pi'(s')): -8, 0, -100, for Q and for V; y_next = min Q - r: -11, -2, -49
+    assert metrics["critic_loss"] == pytest.approx((4 + 4 + 2500) / 3 + (16 + 1 + 3600) / 3)
+    at_s = (9 + 4 + 48**2) + (25 + 9 + 59**2) + (0 + 0 + 9) + (4 + 1 + 64)
+    at_next = (4 + 1 + 121) + (1 + 1 + 16)
+    assert metrics["value_loss"] == pytest.approx((at_s + at_next) / 3)
+    w1, w2 = [math.exp(x) for x in (1, 0, 2)], [math.exp(x) for x in (1, 2, 1)]
+    cloning = sum((a + b + 1) * d for a, b, d in zip(w1, w2, DISTANCE)) / 3
+    assert metrics["actor_loss"] == pytest.approx(cloning + 2 * 1.5)  # -lambda Q is alpha for negative values
+    scale = [1.5 / ((9.4 + 1.4 + 50) / 3), 1.5 / ((12.3 + 1.3 + 40) / 3)]
+    gradient = ((torch.tensor(w1) + torch.tensor(w2) + 1)[:, None] * DELTA - scale[0] * 2.0 + scale[1] * 1.0) / 3
+    torch.testing.assert_close(it.actor.shift.grad[:3], gradient)
+
+
+def test_dqapg_targets_of_the_other_variants():
+    module, it = agent("dqapg", variant="eq34")
+    s, _, r, s_next, g = batch(module)
+    y_q, y_v = it.targets(s, r, s_next, g)
+    assert y_q.tolist() == [-7, 0, -100] and y_v.tolist() == [-4, -2, -30]
+    it.a.variant = "fig9-literal"
+    it.actor_target = TableActor(torch.cat([torch.full((3, 2), 0.25), torch.zeros(3, 2)]))  # pi'(s) shifts Q by 2 * 0.5
+    assert it.targets(s, r, s_next, g)[0].tolist() == [-7, 0, -100]
+    it.critic_target = Table([[0.0] * 3 + [9.0] * 3, [0.0] * 3 + [9.0] * 3])
+    assert it.targets(s, r, s_next, g)[0].tolist() == [1, 0, 1]
+    it.a.variant = "fig9"
+    assert it.targets(s, r, s_next, g)[0].tolist() == [0, 0, 0]
+
+
+def test_dqapg_weight_clip():
+    _, metrics = updated("dqapg", variant="alg3", weight_clip=2.0)
+    assert metrics["weight"] == pytest.approx((2 + 1 + 2) / 3)
+
+
+def test_td3bc():
+    module, it = agent("td3bc", target_noise=0.0)
+    s, _, r, s_next, g = batch(module)
+    assert it.target(r, s_next, g).tolist() == [-8, 0, -100]
+    metrics = it.update(batch(module), 2)
+    assert float(metrics["critic_loss"]) == pytest.approx((4 + 4 + 2500) / 3 + (16 + 1 + 3600) / 3)
+    assert float(metrics["actor_loss"]) == pytest.approx(sum(DISTANCE) / 3 + 2.5)
+    gradient = (DELTA - 2.5 / ((9.4 + 1.4 + 50) / 3) * 2.0) / 3
+    torch.testing.assert_close(it.actor.shift.grad[:3], gradient)
+
+
+def test_td3bc_target_noise_is_clipped_and_lowers_no_more_than_it_can():
+    module, it = agent("td3bc", target_noise=100.0, noise_clip=0.125)
+    s, _, r, s_next, g = batch(module)
+    # actions of A lie 0 or more inside [-1, 1]; each of two coordinates moves by at most 0.125, Q by 2 per unit
+    targets = torch.stack([it.target(r, s_next, g)[0] for _ in range(50)])
+    assert targets.min() >= -8.5 - 1e-5 and targets.max() <= -7.5 + 1e-5 and targets.std() > 0.1
+
+
+def test_td3bc_delays_the_actor():
+    module, it = agent("td3bc")
+    it.optimizers = module.adam({"actor": it.actor, "critic": it.critic}, 1e-2)
+    before = it.actor.shift.clone()
+    assert "actor_loss" not in it.update(batch(module), 1) and torch.equal(it.actor.shift, before)
+    assert "actor_loss" in it.update(batch(module), 2) and not torch.equal(it.actor.shift, before)
+
+
+@pytest.mark.parametrize("method, variant", [("dqapg", "alg3"), ("dqapg", "fig9"), ("dqapg", "eq34"), ("td3bc", None)])
+def test_gradients_flow_where_they_must_and_nowhere_else(method, variant):
+    module, it = agent(method, **({"variant": variant} if variant else {"target_noise": 0.0}))
+    it.update(batch(module), 2)
+    networks = [name for name in ("actor", "critic", "value") if hasattr(it, name)]
+    for name in networks:
+        assert all(p.grad is None for p in getattr(it, name + "_target").parameters())
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(it, name).parameters())
+    # the critic has the gradient of its regression only, none through the actor or the value
+    y = {"alg3": [-7, 0, -100], "eq34": [-7, 0, -100]}.get(variant, [-8, 0, -100])
+    expected = 2 * (it.critic.rows.detach()[:, :3] - torch.tensor(y)) / 3
+    torch.testing.assert_close(it.critic.rows.grad, torch.cat([expected, torch.zeros(2, 3)], 1))
+    if variant in ("alg3", "eq34"):  # fig9 also regresses V(s')
+        assert (it.value.rows.grad[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["dqapg", "td3bc"])
+def test_a_time_out_bootstraps_and_a_success_does_not(method):
+    module = load(method)
+    buffer, it = make(module, (1, 1, 1), swap=False)
+    last = torch.full((2, 1), 7.0)  # a buffer has no terminal flag: only the reward can stop the bootstrap
+    target = it.targets if method == "dqapg" else lambda s, r, s_next, g: (it.target(r, s_next, g),)
+    for parameter in it.critic_target.parameters():
+        nn.init.zeros_(parameter)
+    for net in it.critic_target.nets:
+        nn.init.constant_(net.head.bias, -30.0)
+    assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-31, 0]
+    it.o.stop_at_goal = False
+    assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-31, -30]
+    it.o.gamma = 0.5
+    assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-16, -15]
+    assert module.Settings().optimisation.stop_at_goal and (buffer.step == 99).any()
+
+
+@pytest.mark.parametrize("method", ["dqapg", "td3bc"])
+def test_targets_move_every_tenth_update_by_a_twentieth(method):
+    module = load(method)
+    buffer, it = make(module, (2, 2, 2), swap=True)
+    before = [p.clone() for p in it.critic_target.parameters()]
+    for n in range(1, 10):
+        it.update(buffer.sample(8), n)
+    assert all(torch.equal(a, b) for a, b in zip(before, it.critic_target.parameters()))
+    it.update(buffer.sample(8), 10)
+    for old, online, new in zip(before, it.critic.parameters(), it.critic_target.parameters()):
+        torch.testing.assert_close(new, 0.95 * old + 0.05 * online)
+
+
+def test_values_below_gamma_1_have_their_own_floor():
+    module = load("dqapg")
+    settings = module.Settings()
+    settings.optimisation.gamma = 0.98
+    buffer, _ = make(module, (2, 2, 2), swap=False)
+    normalizer = module.Normalizer(buffer, gym.spaces.Box(-1, 1, (2,)))
+    assert module.DQAPG(settings, normalizer, H, torch.device("cpu")).floor == pytest.approx(-50)
+    settings.optimisation.gamma = 1.0
+    assert module.DQAPG(settings, normalizer, H, torch.device("cpu")).floor == -H
+
+
+def test_actor_and_critic_use_the_units_of_the_environment():
+    module = load("dqapg")
+    buffer, _ = make(module, (2, 2, 2), swap=False)
+    normalizer = module.Normalizer(buffer, gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 1])))
+    actor, critic = module.Actor(normalizer, 8), module.Twin(normalizer, 8, 2)
+    with torch.no_grad():
+        actor.net.head.bias.fill_(100.0)
+        obs = torch.randn(4, 2)
+        torch.testing.assert_close(actor(obs, obs), torch.tensor([[2.0, 1.0]]).expand(4, 2))
+        x = critic.normalizer(obs, obs, torch.tensor([[2.0, 0.5]]).expand(4, 2))
+        torch.testing.assert_close(x[:, -2:], torch.tensor([[1.0, 0.0]]).expand(4, 2))
