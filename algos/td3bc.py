@@ -23,6 +23,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -158,8 +159,9 @@ def load_dataset(path, task, env):
     if manifest.get("task", task) != task:
         fail(f"--dataset {path}: was made for --task {manifest['task']}, not {task}")
     spaces, box, total = env.observation_space, env.action_space, hashlib.sha256()
-    for name, shape in (("observations", (n, steps + 1, *spaces["observation"].shape)), ("actions", (n, steps, *box.shape)),
+    for name, shape in (("observations", (n, steps + 1, *spaces["observation"].shape)),
                         ("achieved_goals", (n, steps + 1, *spaces["achieved_goal"].shape)),
+                        ("actions", (n, steps, *box.shape)),
                         ("desired_goals", (n, *spaces["desired_goal"].shape))):
         if name not in data or data[name].shape != shape or not data[name].size or not np.isfinite(data[name]).all():
             fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite; see --help")
@@ -239,8 +241,8 @@ class MLP(nn.Module):
 
     def __init__(self, inputs, outputs, hidden):
         super().__init__()
-        widths = [inputs, hidden, hidden, hidden]
-        self.body = nn.Sequential(*(m for i, o in zip(widths, widths[1:]) for m in (nn.Linear(i, o), nn.ReLU(inplace=True))))
+        widths = [(inputs, hidden), (hidden, hidden), (hidden, hidden)]
+        self.body = nn.Sequential(*(m for width in widths for m in (nn.Linear(*width), nn.ReLU(inplace=True))))
         self.head = nn.Linear(hidden, outputs)
         for layer in [*self.body[::2], self.head]:
             nn.init.xavier_uniform_(layer.weight)
@@ -314,10 +316,10 @@ class TD3BC(nn.Module):
     def target(self, r, s_next, g):
         """Regression target of Q(s, g, a), (B,): the smaller head at a noisy target action."""
         discount = self.o.gamma * (r < 0) if self.o.stop_at_goal else self.o.gamma
-        low, high = self.actor.normalizer.center - self.actor.normalizer.scale, self.actor.normalizer.center + self.actor.normalizer.scale
+        center, scale = self.actor.normalizer.center, self.actor.normalizer.scale
         next_a = self.actor_target(s_next, g)
         noise = (torch.randn_like(next_a) * self.a.target_noise).clamp(-self.a.noise_clip, self.a.noise_clip)
-        next_a = (next_a + self.actor.normalizer.scale * noise).clamp(low, high)
+        next_a = (next_a + scale * noise).clamp(center - scale, center + scale)
         # TD3 does not clip values: the bounds are those of all methods here (Sec. 4.2)
         return (r + discount * torch.min(*self.critic_target(s_next, g, next_a))).clamp(self.floor, 0)
 
@@ -355,8 +357,8 @@ def make_env(task):
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
             import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
-        compute_reward, goals = env.unwrapped.compute_reward, np.zeros((2, *env.observation_space["desired_goal"].shape))
-        best = np.asarray(compute_reward(goals, goals, {}))
+        compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
+        best = np.asarray(compute_reward(np.stack([goal, goal]), np.stack([goal, goal]), {}))  # of a reached goal
     except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError) as error:
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
     if best.shape != (2,) or not env.spec.max_episode_steps:
@@ -438,10 +440,11 @@ def load(path, agent, buffer, flags, dataset_hash):
         made_with = state["flags"] | {"dataset": state["dataset_sha256"], "method": state["method"]}
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--resume: {path} is not a checkpoint ({type(error).__name__}); start anew with --overwrite")
-    free = "updates out resume overwrite track eval-every eval-episodes log-every checkpoint-every device threads compile"
+    free = ("updates out resume overwrite track eval-every eval-episodes log-every checkpoint-every device threads "
+            "compile").split()
     for name, value in (flags | {"dataset": dataset_hash, "method": METHOD}).items():
-        if name not in free.split() and made_with.get(name) != value:
-            fail(f"--{name} {value}: {path} was made with {made_with.get(name)}; use that, or start anew with --overwrite")
+        if name not in free and made_with.get(name) != value:
+            fail(f"--{name} {value}: {path} was made with {made_with.get(name)}; use that, or --overwrite it")
     agent.load_state_dict(state["agent"])
     for name, optimizer in agent.optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
@@ -506,10 +509,7 @@ def train(agent_class, settings):
     write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     metrics_log, eval_log = open_log(folder / "metrics.jsonl", start), open_log(folder / "evaluations.jsonl", start)
     if e.track:
-        try:
-            import wandb
-        except ImportError:
-            fail("--track: Weights & Biases is not installed; pip install wandb")
+        import wandb
         wandb.init(project="swapped-gcrl", name=str(folder), config=flags, sync_tensorboard=True)
     from torch.utils.tensorboard import SummaryWriter
     board = SummaryWriter(str(folder), purge_step=start + 1)
@@ -551,21 +551,29 @@ def train(agent_class, settings):
     seconds = time.monotonic() - began
     bar.close()
     board.close()
+    write(folder / "result.json", json.dumps({
+        "method": METHOD, "flags": flags, "updates": n, "scores": scores, "seconds": seconds,
+        "eval_seconds": eval_seconds, "updates_timed": n - start, "dataset_sha256": dataset_hash,
+        "file_sha256": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (torch, np, gym)}},
+        "machine": f"{platform.system()} {platform.machine()}"}, indent=1).encode())
     if e.task == "PointMaze":
         from envs.pointmaze import draw_paths
         draw_paths(rows, folder / "paths.png")
     print(f"{METHOD} on {e.task} after {n} updates, {e.eval_episodes} episodes: "
           + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
-    print(f"{(n - start) / (seconds - eval_seconds):.1f} updates/s, evaluation {eval_seconds / seconds:.1%} of the time;"
-          f" results in {folder}")
+    print(f"{(n - start) / (seconds - eval_seconds):.1f} updates/s, evaluation {eval_seconds / seconds:.1%} of the "
+          f"time; results in {folder}")
 
 
 def main(agent_class):
     settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__)
     try:
         train(agent_class, settings)
+    except ModuleNotFoundError as error:
+        fail(f"{'--track: ' * (error.name == 'wandb')}{error.name} is not installed; pip install {error.name}")
     except OSError as error:
-        fail(f"--out {settings.experiment.out}: {error.filename or ''} {error.strerror or error}; free it or use another")
+        fail(f"--out {settings.experiment.out}: {error.filename or ''} {error.strerror or error}; use another folder")
 # --- end shared ---
 
 
