@@ -1,9 +1,12 @@
 """PointMaze: the 24 x 18 continuous maze of Yang et al. (2023), arXiv 2302.08865, App. C.3, as a Gymnasium environment.
 
-A point moves by the action, a displacement in [-2, 2]^2, and stops where it touches a wall. The paper prints a picture
-of the maze but no coordinates. The walls here follow the maze that its first author published later (24 x 16, in the
-OGBench fork github.com/uenian33/ogbench), with one open row added at the top and one at the bottom to give 24 x 18.
-Lengths are in cells of the maze; y grows downwards, as in that file.
+A point moves by the action, a displacement in [-2, 2]^2. A wall stops the part of it that goes into the wall, so that
+a point slides along. (Where it stopped altogether, a deterministic policy that touches a wall stays there for good:
+of the failures of a trained DQAPG, 93 % were such points.)
+
+The paper prints a picture of the maze but no coordinates. The walls here follow the maze that its first author
+published later (24 x 16, in the OGBench fork github.com/uenian33/ogbench), with one open row added at the top and one
+at the bottom to give 24 x 18. Lengths are in cells of the maze; y grows downwards, as in that file.
 """
 
 import gymnasium as gym
@@ -40,29 +43,41 @@ def compute_reward(achieved_goal, desired_goal, info=None):
     return np.where(distance < THRESHOLD, 0.0, -1.0)  # Eq. (2)
 
 
-def move(position, displacement):
+def sweep(position, displacement):
     """Moves points along straight lines until they have gone all the way or touch a wall.
 
-    position, displacement: (B, 2). Returns the new positions (B, 2). The whole segment is tested against every wall
-    (slab method), so that no step is long enough to jump over one. A point that touches a wall does not slide.
+    position, displacement: (B, 2). Returns the new positions (B, 2) and the axis (B,) that is normal to the wall that
+    stopped the point, -1 if none did. The whole segment is tested against every wall (slab method), so that no step is
+    long enough to jump over one.
     """
+    low, high = WALLS[None, :, :2] - MARGIN, WALLS[None, :, 2:] + MARGIN
+    at, by = position[:, None, :], displacement[:, None, :]
     with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = 1.0 / displacement[:, None, :]
-        t0 = (WALLS[None, :, :2] - MARGIN - position[:, None, :]) * inverse
-        t1 = (WALLS[None, :, 2:] + MARGIN - position[:, None, :]) * inverse
-    low, high = np.minimum(t0, t1), np.maximum(t0, t1)
-    # an axis without motion: inside the slab it never leaves, outside it never enters
-    still = np.broadcast_to(displacement[:, None, :] == 0, low.shape)
-    inside = ((WALLS[None, :, :2] - MARGIN < position[:, None, :])
-              & (position[:, None, :] < WALLS[None, :, 2:] + MARGIN))
-    low, high = np.where(still, np.where(inside, -np.inf, np.inf), low), np.where(still, np.inf, high)
-    enter, leave = low.max(-1), high.min(-1)
-    # enter < 0 with leave > 0 would mean to start inside; a point at rest on the margin may only leave
-    hit = (enter < leave) & (leave > 1e-12) & (enter < 1.0)
-    fraction = np.where(hit, enter, 1.0).min(-1).clip(0.0, 1.0)
-    length = np.maximum(np.abs(displacement).max(-1), 1e-12)
-    fraction = np.where(fraction < 1.0, np.maximum(fraction - MARGIN / length, 0.0), 1.0)
-    return position + fraction[:, None] * displacement
+        first, second = (low - at) / by, (high - at) / by
+    enter, leave = np.minimum(first, second), np.maximum(first, second)
+    # an axis without motion: between the wall's sides it is always, beside them never
+    beside = (by == 0) & ((at <= low) | (at >= high))
+    enter = np.where(by == 0, np.where(beside, np.inf, -np.inf), enter)
+    leave = np.where(by == 0, np.inf, leave)
+    time, axis, gone = enter.max(-1), enter.argmax(-1), leave.min(-1)
+    time = np.where((time < gone) & (gone > 1e-12), time, np.inf)  # a point at rest against a wall may leave it
+    wall = time.argmin(-1)
+    rows = np.arange(len(position))
+    time, axis = time[rows, wall], axis[rows, wall]
+    stopped = time < 1
+    # stop a hair before the contact, so that rounding cannot put the point into the wall
+    fraction = np.where(stopped, time - MARGIN / np.maximum(np.abs(displacement).max(-1), 1e-12), 1.0)
+    return position + fraction.clip(0.0, 1.0)[:, None] * displacement, np.where(stopped, axis, -1)
+
+
+def move(position, displacement):
+    """Moves points; a wall takes the part of the displacement that goes into it, the rest slides along the wall.
+
+    position, displacement: (B, 2). Returns the new positions (B, 2). The rest of a displacement ends at a second wall.
+    """
+    new, axis = sweep(position, displacement)
+    rest = np.where((axis[:, None] >= 0) & (axis[:, None] != np.arange(2)), displacement - (new - position), 0.0)
+    return sweep(new, rest)[0]
 
 
 def check_action(action, shape):
@@ -74,7 +89,7 @@ def check_action(action, shape):
 
 
 def draw_start_and_goal(rng, options):
-    """(start cluster, goal cluster, start point (2,), goal point (2,)); options may fix the clusters, each 0, 1 or 2."""
+    """Start cluster, goal cluster, start point (2,), goal point (2,); options may fix the clusters, 0, 1 or 2."""
     options = dict(options or {})
     clusters = []
     for name in ("start", "goal"):
@@ -200,7 +215,8 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
         actions = check_action(actions, (self.num_envs, 2))
         if self.steps >= self.max_episode_steps:
             observation, info = self.reset()
-            return observation, np.zeros(self.num_envs), np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool), info
+            never = np.zeros(self.num_envs, bool)
+            return observation, np.zeros(self.num_envs), never, never.copy(), info
         self.position = move(self.position, actions)
         self.steps += 1
         reward = compute_reward(self.position, self.goal)
