@@ -18,6 +18,7 @@ and, where trajectories end early, lengths (N,). Rewards come from the environme
 """
 
 # --- shared: imports ---
+import contextlib
 import copy
 import hashlib
 import io
@@ -41,7 +42,7 @@ import tyro
 from torch import nn
 from tqdm import tqdm
 
-METHOD, REPOSITORY = Path(__file__).stem, Path(__file__).resolve().parents[1]
+METHOD, REPOSITORY = Path(__file__).stem, Path(__file__).resolve().parent.parent
 HAND = "HandManipulateBlockRotate"
 TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush": "FetchPush-v4",
          "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4", "HandBlockZ": HAND + "Z-v1",
@@ -355,7 +356,8 @@ def make_env(task):
             sys.path.insert(0, str(REPOSITORY))
             import envs  # noqa: F401  registers PointMaze-v0
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
-            import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
+                import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
         compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
         best = np.asarray(compute_reward(np.stack([goal, goal]), np.stack([goal, goal]), {}))  # of a reached goal
@@ -504,7 +506,7 @@ def train(agent_class, settings):
     if start >= o.updates:
         fail(f"--updates {o.updates}: {checkpoint} is already at update {start}")
     folder.mkdir(parents=True, exist_ok=True)
-    if e.overwrite:
+    if not e.resume:
         checkpoint.unlink(missing_ok=True)
     write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     metrics_log, eval_log = open_log(folder / "metrics.jsonl", start), open_log(folder / "evaluations.jsonl", start)
@@ -527,6 +529,8 @@ def train(agent_class, settings):
         last = n == o.updates
         if n % e.log_every == 0 or last:
             row = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(list(row.values())).all():
+                fail(f"--lr {o.lr}: the losses are not finite any more at update {n}; lower it, with --overwrite")
             metrics_log.write(json.dumps({"update": n, **row}) + "\n")
             for name, value in row.items():
                 board.add_scalar(f"train/{name}", value, n)
@@ -546,7 +550,8 @@ def train(agent_class, settings):
             save(checkpoint, n, agent, buffer, flags, dataset_hash)
         if stop and not last:
             bar.close()
-            print(f"stopped at update {n}, go on with: python {' '.join(sys.argv)} --resume", flush=True)
+            command = " ".join(word for word in sys.argv if word not in ("--resume", "--overwrite"))
+            print(f"stopped at update {n}, go on with: python {command} --resume", flush=True)
             raise SystemExit(128 + stop[0])
     seconds = time.monotonic() - began
     bar.close()

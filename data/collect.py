@@ -204,8 +204,8 @@ def main():
             manifest = describe(arrays, args, "PointMaze-v0")
             content = io.BytesIO()
             np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
-            write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
             write(out, content.getvalue())
+            write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
     except OSError as error:
         hint = "free space there" if error.errno == errno.ENOSPC else "name another file"
         fail(f"--out {out}: {error.strerror or error}; {hint}")

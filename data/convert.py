@@ -1,0 +1,431 @@
+"""Converts offline goal-conditioned data into the .npz format of collect.py, and that format into Minari's.
+
+    python data/convert.py --source expert/buffer.pkl --random-source random/buffer.pkl --task FetchPush \\
+        --expert-episodes 500 --random-episodes 2000 --out FetchPush.npz
+    python data/convert.py --source FetchPush.npz --out minari:swapped/FetchPush/mixed-v0
+    python data/convert.py --source play.npz --goal-dims 0:2 --task PointMaze --out PointMaze.npz
+
+Sources:
+    *.pkl        buffer.pkl of WGCSL (github.com/YangRui2015/AWGCSL) and GoFAR (github.com/JasonMa2016/GoFAR):
+                 a dict of o, ag (N, T+1, dim) and g, u (N, T, dim). Nothing a pickle asks to call is called.
+    minari:<id>  A local Minari dataset of observation, achieved_goal and desired_goal, the last constant in
+                 an episode. Terminations are not kept.
+    *.npz        OGBench's flat rows of observations, actions, terminals; qpos and qvel are left out. No
+                 goals there: --goal-dims of the observation become the achieved goal, and a trajectory's last
+                 achieved goal its desired goal, so every trajectory ends in success.
+    *.npz        Ours, if it agrees with the hashes in its manifest. From it, and from the Minari dataset made
+                 of it, everything comes back bit for bit, the manifest included.
+
+Where a source does not say, success follows from the rule of --task's environment, before goals are rounded
+to float32, and seeds are -1. Actions are clipped to the action space. If episodes differ in length there is
+lengths (N,) int64; beyond its end an episode repeats its last observation, with zero actions and no success.
+The manifest tells the "origin" of the data.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+from unittest import mock
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from collect import FORMAT, REPOSITORY, describe, sha256, write
+from tqdm import tqdm
+
+HAND = "HandManipulateBlockRotate"
+TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush": "FetchPush-v4",
+         "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4", "HandBlockZ": HAND + "Z-v1",
+         "HandBlockParallel": HAND + "Parallel-v1", "HandBlockXYZ": HAND + "XYZ-v1",
+         "HandEggRotate": "HandManipulateEggRotate-v1"}
+PINNED = ("gymnasium", "gymnasium-robotics", "mujoco")
+
+
+@dataclass
+class Args:
+    source: str  # what to read, see above: a .pkl or .npz file, or minari:<dataset id>
+    out: str  # what to write: a .npz file, or minari:<dataset id> such as minari:swapped/FetchPush/mixed-v0
+    task: str | None = None  # a task of the paper or a goal environment's id; by default what the source says
+    split: Literal["expert", "random"] = "expert"  # who acted in --source, where it does not say so itself
+    random_source: str | None = None  # a second source, of random episodes, put after those of --source
+    expert_episodes: int | None = None  # take the first so many expert episodes; by default all
+    random_episodes: int | None = None  # take the first so many random episodes; by default all
+    goal_dims: str | None = None  # OGBench: which dimensions of the observation are the achieved goal, as 0:2
+    force: bool = False  # replace the file --out; a Minari dataset is never replaced
+
+
+def fail(message):
+    """One line to stderr, exit status 2."""
+    print(f"convert.py: error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class Call:
+    """What an unpickled file holds in place of the result of a call: its arguments, the state set later."""
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Calls nothing. numpy.ndarray(1, "O", some_bytes) alone makes an object of any address in memory."""
+
+    names = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "_codecs.encode",
+             "numpy.core.multiarray.scalar", "numpy.core.numeric._frombuffer"}
+
+    def find_class(self, module, name):
+        wanted = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if wanted not in self.names:
+            raise pickle.UnpicklingError(f"it wants to call {wanted!r}, but only arrays may be in it")
+        return Call
+
+
+def to_array(call):
+    """The array of plain numbers that a pickle of numpy 1 or 2 describes."""
+    if hasattr(call, "state"):
+        _, shape, dtype, fortran, content = call.state
+    elif len(call.args) == 4:  # protocol 5
+        content, dtype, shape, fortran = *call.args[:3], call.args[3] == "F"
+    else:
+        raise ValueError("it holds something else in the place of an array")
+    if isinstance(content, Call):  # protocols 0 to 2 hold bytes as text
+        content = content.args[0].encode("latin1")
+    code, order = dtype.args[0], dtype.state[1]
+    if not re.fullmatch("b1|[iu][1248]|f[248]", code):
+        raise ValueError(f"it holds an array of {code!r}, which are not plain numbers")
+    numbers = np.frombuffer(content, np.dtype(code).newbyteorder(order))
+    return numbers.reshape(shape, order="F" if fortran else "C")
+
+
+def constant(goals):
+    """(..., T, dim) -> (..., dim); ValueError if goals change within an episode."""
+    if (goals != goals[..., :1, :]).any():
+        raise ValueError("the desired goal changes within an episode")
+    return goals[..., 0, :]
+
+
+# The readers return arrays, among them lengths (N,) and perhaps success, source and seeds, and their origin.
+
+def read_pickle(path):
+    with open(path, "rb") as file:
+        data = ArrayUnpickler(file).load()
+    if not isinstance(data, dict) or not {"o", "ag", "g", "u"} <= data.keys():
+        raise ValueError("it must hold a dict with o, ag, g and u")
+    o, ag, g, u = (to_array(data[name]) for name in ("o", "ag", "g", "u"))
+    steps = o.shape[1] - 1  # of as many actions as observations the last has no outcome: left out
+    fit = [len(x) == len(o) and x.shape[1] - steps in (0, 1) for x in (g, u)]
+    if ag.shape[:2] != o.shape[:2] or not all(fit):
+        raise ValueError(f"o {o.shape}, ag {ag.shape}, g {g.shape} and u {u.shape} do not fit together")
+    return {"observations": o, "achieved_goals": ag, "desired_goals": constant(g[:, :steps]),
+            "actions": u[:, :steps], "lengths": np.full(len(o), steps)}, {"format": "WGCSL/GoFAR pickle"}
+
+
+def read_ogbench(data, goal_dims):
+    observations, ends = data["observations"], np.flatnonzero(data["terminals"])
+    dims = re.fullmatch(r"(\d+):(\d+)", goal_dims or "")
+    if not dims or not int(dims[1]) < int(dims[2]) <= observations.shape[-1]:
+        fail(f"--goal-dims {goal_dims}: OGBench data hold no goals; say which dimensions of the observation "
+             f"({observations.shape[-1]}) are the achieved goal, such as 0:2")
+    lengths = np.diff(ends, prepend=-1) - 1  # the last action of a trajectory has no outcome
+    if not len(ends) or ends[-1] != len(observations) - 1 or lengths.min() < 1:
+        raise ValueError("it needs two or more rows per trajectory, and a terminal in the last row")
+    rows = (ends - lengths)[:, None] + np.minimum(np.arange(lengths.max() + 1), lengths[:, None])
+    achieved = observations[rows, int(dims[1]):int(dims[2])]
+    return {"observations": observations[rows], "achieved_goals": achieved, "desired_goals": achieved[:, -1],
+            "actions": data["actions"][rows[:, :-1]], "lengths": lengths}, {
+            "format": "OGBench", "goals": f"none in the data: achieved goals are dimensions {goal_dims} of "
+            "observations, the desired goal of a trajectory is its last achieved goal"}
+
+
+def read_npz(path, goal_dims):
+    with np.load(path, allow_pickle=False) as file:
+        data = {name: file[name] for name in file.files if name not in ("qpos", "qvel")}
+    if "terminals" in data:
+        return read_ogbench(data, goal_dims)
+    if "manifest" not in data:
+        raise ValueError("it has neither terminals, like OGBench's, nor a manifest, like ours")
+    manifest = json.loads(str(data.pop("manifest")))
+    check_hashes(path, data, manifest)
+    return {"lengths": np.full(len(data["actions"]), data["actions"].shape[1])} | data, {"manifest": manifest}
+
+
+def import_minari():
+    try:
+        import h5py  # noqa: F401  which Minari itself only misses while it writes
+        import minari
+    except ImportError:
+        fail('--source or --out: Minari is missing: pip install "minari[hdf5]"')
+    return minari
+
+
+def read_minari(dataset_id):
+    try:
+        dataset = import_minari().load_dataset(dataset_id)
+    except FileNotFoundError:
+        fail(f"--source minari:{dataset_id}: no such dataset on this machine; `minari list local` shows what "
+             f"there is, `minari download {dataset_id}` gets a public one")
+    about, manifest = dataset.storage.metadata, json.loads(dataset.storage.metadata.get("manifest", "null"))
+    episodes = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
+    columns = {"observations": [], "achieved_goals": [], "desired_goals": [], "actions": [], "success": []}
+    for episode in tqdm(dataset, total=len(episodes), unit=" episodes", disable=None):
+        columns["observations"].append(episode.observations["observation"])
+        columns["achieved_goals"].append(episode.observations["achieved_goal"])
+        columns["desired_goals"].append(constant(episode.observations["desired_goal"]))
+        columns["actions"].append(episode.actions)
+        if manifest:
+            columns["success"].append(episode.infos["is_success"][1:])
+    seeds = [seed if (seed := episode.get("seed", -1)) < 2**63 else -1 for episode in episodes]
+    arrays = {"lengths": np.array([len(x) for x in columns["actions"]]), "seeds": np.array(seeds, np.int64)}
+    for name, parts in columns.items():
+        if parts:
+            longest = max(len(part) for part in parts)
+            arrays[name] = np.zeros((len(parts), longest, *parts[0].shape[1:]), parts[0].dtype)
+            for row, part in zip(arrays[name], parts):
+                row[:len(part)] = part
+    if manifest:
+        arrays["source"] = np.array([episode["source"] == "expert" for episode in episodes], np.uint8)
+        check_hashes(f"minari:{dataset_id}", pad(arrays), manifest)
+        return arrays, {"manifest": manifest}
+    origin = {"format": "Minari", "env_id": dataset.env_spec and dataset.env_spec.id}
+    for name in {"author", "algorithm_name", "code_permalink", "requirements"} & about.keys():
+        origin[name] = sorted(about[name]) if isinstance(about[name], set) else about[name]
+    return arrays, origin
+
+
+def pad(arrays):
+    """Fills in what lies beyond the ends of episodes; leaves lengths out if none ends early."""
+    lengths, step = arrays["lengths"][:, None], np.arange(arrays["actions"].shape[1] + 1)
+    if (lengths == step[-1]).all():
+        return {name: array for name, array in arrays.items() if name != "lengths"}
+    inside, seen = step[:-1] < lengths, np.minimum(step, lengths)[..., None]
+    return arrays | {"observations": np.take_along_axis(arrays["observations"], seen, axis=1),
+                     "achieved_goals": np.take_along_axis(arrays["achieved_goals"], seen, axis=1),
+                     "actions": np.where(inside[..., None], arrays["actions"], np.float32(0)),
+                     "success": arrays["success"] & inside}
+
+
+def check_hashes(source, arrays, manifest):
+    if manifest["format"] != FORMAT:
+        fail(f"--source {source}: has format {manifest['format']}, this program reads format {FORMAT}")
+    for name in sorted(arrays.keys() | manifest["sha256"].keys()):
+        if name not in arrays or manifest["sha256"].get(name) != sha256(arrays[name]):
+            fail(f"--source {source}: {name} differs from the manifest, damaged or edited; get it anew")
+
+
+def read(source, split, goal_dims):
+    """A source's arrays, with source and seeds, and its origin. Fails on whatever cannot be read."""
+    try:
+        if source.startswith("minari:"):
+            arrays, origin = read_minari(source.removeprefix("minari:"))
+        elif source.endswith(".pkl"):
+            arrays, origin = read_pickle(source)
+        elif source.endswith(".npz"):
+            arrays, origin = read_npz(source, goal_dims)
+        else:
+            fail(f"--source {source}: must be a .pkl file, a .npz file or minari:<dataset id>")
+        n = len(arrays["actions"])
+        arrays = {"source": np.full(n, split == "expert", np.uint8), "seeds": np.full(n, -1)} | arrays
+        if any(len(array) != n for array in arrays.values()):
+            raise ValueError("its arrays hold different numbers of episodes")
+        if "manifest" not in origin:
+            origin["note"] = "not collected by us"
+            if not source.startswith("minari:"):
+                origin["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    except Exception as error:  # a damaged or foreign file raises one of many kinds
+        fail(f"--source {source}: not a readable dataset ({type(error).__name__}: {error}); see --help")
+    return arrays, {"source": source} | origin
+
+
+def choose(parts, args):
+    """One dict of arrays of one or two: the first episodes of either kind, as many as the flags ask for."""
+    kinds = np.concatenate([part["source"] for part in parts])
+    keep = np.zeros(len(kinds), bool)
+    for kind, count in (("expert", args.expert_episodes), ("random", args.random_episodes)):
+        there = np.flatnonzero(kinds == (kind == "expert"))
+        if count is not None and not 0 <= count <= len(there):
+            fail(f"--{kind}-episodes {count}: there are {len(there)} {kind} episodes")
+        keep[there[:count]] = True
+    if not keep.any():
+        fail(f"--source {args.source}: no episodes are left")
+    keep = np.split(keep, [len(parts[0]["source"])])
+    return {name: np.concatenate([part[name][mask] for part, mask in zip(parts, keep)]) for name in parts[0]}
+
+
+def make_env(task):
+    """The environment, its rule reached(achieved (B, dim), goal (B, dim)) -> bool (B,), the reward there."""
+    try:
+        if task == "PointMaze":
+            sys.path.insert(0, str(REPOSITORY))
+            import envs  # noqa: F401  registers PointMaze-v0
+        elif TASKS.get(task, task) not in gym.registry and ":" not in task:
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice on other environments
+                import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
+        env = gym.make(TASKS.get(task, task))
+        compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
+        best = float(compute_reward(goal[None], goal[None], {})[0])
+    except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError, IndexError) as error:
+        fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
+    return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best, best
+
+
+def finish(arrays, env, reached, source):
+    """The arrays of the format, and how many actions were clipped. Fails on data that do not fit env."""
+    spaces, box = env.observation_space, env.action_space
+    n, steps = arrays["actions"].shape[:2]
+    for name, shape in {"observations": (n, steps + 1, *spaces["observation"].shape),
+                        "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape),
+                        "desired_goals": (n, *spaces["desired_goal"].shape),
+                        "actions": (n, steps, *box.shape)}.items():
+        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            fail(f"--source {source}: {name} {arrays[name].shape} must be finite and of shape {shape} for "
+                 f"{env.spec.id}; is --task right?")
+    if "success" not in arrays:
+        achieved = arrays["achieved_goals"][:, 1:].astype(np.float64).reshape(n * steps, -1)
+        goals = np.repeat(arrays["desired_goals"].astype(np.float64), steps, axis=0)
+        arrays = arrays | {"success": reached(achieved, goals).reshape(n, steps)}
+    actions = arrays["actions"].clip(box.low, box.high)
+    clipped = int((np.abs(actions - arrays["actions"]) > 1e-5).any(-1).sum())
+    arrays = arrays | {"actions": actions}
+    types = {"observations": "f4", "achieved_goals": "f4", "desired_goals": "f4", "actions": "f4",
+             "success": "?", "source": "u1", "seeds": "i8", "lengths": "i8"}
+    return pad({name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in types.items()}), clipped
+
+
+def make_manifest(arrays, args, env, origins, clipped):
+    """The manifest that came with the data if they are unchanged, else a new one that tells their origin."""
+    known = origins[0].get("manifest", {})
+    if known.get("sha256") == {name: sha256(array) for name, array in arrays.items()}:
+        return known
+    manifest = describe(arrays, args, env.spec.id)
+    if "lengths" in arrays:  # success in the last state of an episode, not at the end of its row
+        last = np.take_along_axis(arrays["success"], arrays["lengths"][:, None] - 1, axis=1)[:, 0]
+        for name, code in (("expert", 1), ("random", 0)):
+            if manifest[name]["episodes"]:
+                manifest[name]["success"] = float(last[arrays["source"] == code].mean())
+    pins = [dict(re.findall(r"^([\w-]+)==(.+)$", "\n".join(origin.get("requirements", [])), re.MULTILINE))
+            | origin.get("manifest", {}).get("versions", {}) for origin in origins]
+    versions = {name: " and ".join(sorted({p.get(name, "unknown") for p in pins})) for name in PINNED}
+    return manifest | {"versions": versions, "converted_with": manifest["versions"], "origin": origins,
+                       "clipped_actions": clipped,
+                       "success_rule": "as recorded" if known else f"recomputed with {env.spec.id}"}
+
+
+def write_npz(path, arrays, manifest):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
+    write(path, content.getvalue())
+    write(path.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def write_minari(dataset_id, arrays, manifest, env, reached, best):
+    """Creates the dataset in a hidden folder beside the others, then moves it to its place.
+
+    Rewards are the environment's sparse ones and infos hold is_success (T+1,). The metadata of an episode say
+    who acted ("source"); those of the dataset hold our manifest.
+    """
+    minari = import_minari()
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage import get_dataset_path
+    at_start = reached(arrays["achieved_goals"][:, 0], arrays["desired_goals"])
+    lengths = arrays.get("lengths", np.full(len(at_start), arrays["actions"].shape[1]))
+
+    def episode(i):
+        n, success = lengths[i], arrays["success"][i, :lengths[i]]
+        return minari.data_collector.EpisodeBuffer(
+            seed=int(arrays["seeds"][i]) if arrays["seeds"][i] >= 0 else None,
+            observations={"observation": arrays["observations"][i, :n + 1],
+                          "achieved_goal": arrays["achieved_goals"][i, :n + 1],
+                          "desired_goal": np.repeat(arrays["desired_goals"][i:i + 1], n + 1, axis=0)},
+            actions=arrays["actions"][i, :n], rewards=success + (best - 1), terminations=np.zeros(n, bool),
+            truncations=np.arange(n) == n - 1, infos={"is_success": np.append(at_start[i], success)})
+
+    root = get_dataset_path()
+    with tempfile.TemporaryDirectory(dir=root, prefix=".convert-") as folder:
+        with open(Path(folder, "space"), "wb") as file:  # is there room? HDF5 crashes if not
+            for _ in range(sum(array.nbytes for array in arrays.values()) // 2**19 + len(lengths) // 32 + 1):
+                file.write(bytes(2**20))
+        os.remove(file.name)
+        with mock.patch.dict(os.environ, MINARI_DATASETS_PATH=folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no author, address or evaluation environment given
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id, tqdm(map(episode, range(len(lengths))), total=len(lengths), disable=None),
+                env=env, data_format="hdf5", algorithm_name="see source in the metadata of each episode",
+                description="Offline goal-conditioned data of {task}, float32: {expert[episodes]} expert and "
+                            "{random[episodes]} random episodes.".format(**manifest),
+                requirements=[f"{name}=={version}" for name, version in manifest["versions"].items()
+                              if name in PINNED and re.fullmatch(r"\d[\w.]*", version)])
+            who = ("random", "expert")
+            dataset.storage.update_episode_metadata({"source": who[k]} for k in arrays["source"])
+            dataset.storage.update_metadata({"manifest": json.dumps(manifest)})
+        namespace = dataset.spec.namespace
+        if namespace and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        os.rename(Path(folder, dataset_id), root / dataset_id)
+
+
+def check_out(out, force):
+    """Fails if --out cannot be written, before anything is read."""
+    if out.startswith("minari:"):
+        import_minari()
+        from minari.dataset.minari_dataset import parse_dataset_id
+        from minari.storage import get_dataset_path
+        try:
+            parse_dataset_id(out.removeprefix("minari:"))
+        except (ValueError, TypeError):  # TypeError: without a version
+            fail(f"--out {out}: a Minari id looks like swapped/FetchPush/mixed-v0, with a version at the end")
+        if get_dataset_path(out.removeprefix("minari:")).exists():
+            fail(f"--out {out}: is there already; name another version or delete it with `minari delete`")
+    elif not out.endswith(".npz"):
+        fail(f"--out {out}: must end in .npz or be minari:<dataset id>")
+    elif Path(out).exists() and not force:
+        fail(f"--out {out}: is there already; --force replaces it")
+
+
+def main(argv=None):
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_out(args.out, args.force)
+    sources = [(args.source, args.split)] + [(args.random_source, "random")] * bool(args.random_source)
+    parts, origins = zip(*[read(source, split, args.goal_dims) for source, split in sources])
+    shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
+    if shapes[0] != shapes[-1]:
+        fail(f"--random-source {args.random_source}: its arrays differ from --source's in name or size")
+    arrays = choose(parts, args)
+
+    env_id, told = origins[0].get("env_id"), origins[0].get("manifest", {}).get("task")
+    task = args.task or told or next((name for name in TASKS if TASKS[name] == env_id), env_id)
+    if not task:
+        fail(f"--task: {args.source} does not say it; name {', '.join(TASKS)} or the id of an environment")
+    if told not in (None, task):
+        fail(f"--task {task}: {args.source} is of {told}")
+    env, reached, best = make_env(task)
+    arrays, clipped = finish(arrays, env, reached, args.source)
+    manifest = make_manifest(arrays, replace(args, task=task), env, origins, clipped)
+    try:
+        if args.out.startswith("minari:"):
+            write_minari(args.out.removeprefix("minari:"), arrays, manifest, env, reached, best)
+        else:
+            write_npz(Path(args.out), arrays, manifest)
+    except OSError as error:
+        fail(f"--out {args.out}: {error.strerror or error}; free space there or name another place")
+    for kind in ("expert", "random"):
+        if manifest[kind]["episodes"]:
+            print(f"{args.out}: {manifest[kind]['episodes']} {kind} episodes, mean return "
+                  f"{manifest[kind]['return']:.1f}, success {manifest[kind]['success']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

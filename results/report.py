@@ -1,0 +1,136 @@
+"""Results: one line per run in results/runs.jsonl, and the tables in README.md, which are built from those lines only.
+
+    python results/report.py add runs/PointMaze/dqapg-swap/1 ...    adds finished runs
+    python results/report.py                                       rebuilds the tables
+    python results/report.py check                                 exit status 1 if the tables are out of date
+
+A row whose algorithm file has changed since is marked as stale in the tables.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROWS = REPOSITORY / "results" / "runs.jsonl"
+README = REPOSITORY / "README.md"
+# what may differ between runs that are summarised in one line of a table
+NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
+                 "threads", "compile", "dataset"}
+
+
+def fail(message):
+    """One line to stderr, exit status 2."""
+    print(f"report.py: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read_rows():
+    """All rows, as dicts."""
+    rows = []
+    for number, line in enumerate(ROWS.read_text().splitlines() if ROWS.exists() else [], 1):
+        try:
+            rows.append(json.loads(line))
+            key(rows[-1])
+        except (ValueError, KeyError, TypeError) as error:
+            fail(f"{ROWS}, line {number}: not a result row ({error!r}); restore the file from git")
+    return rows
+
+
+def setting(row):
+    """The settings that define a cell of a table, as a hashable value."""
+    return row["method"], tuple(sorted((k, v) for k, v in row["flags"].items() if k not in NOT_A_SETTING))
+
+
+def key(row):
+    """A run, for the file that it was made with: there is one row of each."""
+    return setting(row), row["flags"]["seed"], row["file_sha256"], row["dataset_sha256"]
+
+
+def add(folders):
+    """Appends the finished runs in `folders` that are not there yet."""
+    rows = read_rows()
+    known, commit = {key(row) for row in rows}, subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    for folder in map(Path, folders):
+        try:
+            row = json.loads((folder / "result.json").read_text())
+            evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            fail(f"{folder}: not a finished run ({error})")
+        episodes = evaluations[-1]["episodes"]
+        row |= {"commit": commit, "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")]
+                                            for e in evaluations],
+                "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
+        if key(row) not in known:
+            known.add(key(row))
+            rows.append(row)
+    temporary = ROWS.with_name(f".{ROWS.name}.{os.getpid()}")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, ROWS)
+
+
+def describe(row):
+    """What distinguishes a cell beyond method and swap."""
+    flags = row["flags"]
+    parts = [flags["variant"]] if "variant" in flags else []
+    parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
+    if flags["swap"]:
+        parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
+    return ", ".join([*parts, flags["precision"]])
+
+
+def table(rows, task):
+    """A Markdown table of the runs on one task: means over seeds, and the spread over seeds."""
+    cells = {}
+    for row in rows:
+        if row["flags"]["task"] == task:
+            cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
+    maze = task == "PointMaze"
+    lines = ["| method | swap | settings | updates | seeds | return | " + (
+        "success, demonstrated pairs | success, other pairs |" if maze else "success |"),
+        "|---|---|---|---|---|---|---|" + "---|" * maze]
+
+    def spread(rows, name):
+        values = [row["scores"][name] for row in rows]
+        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+    for (_, sha), group in sorted(cells.items(), key=lambda item: (item[1][0]["method"], item[1][0]["updates"],
+                                                                   describe(item[1][0]))):
+        first = group[0]
+        script = REPOSITORY / "algos" / f"{first['method']}.py"
+        stale = "" if hashlib.sha256(script.read_bytes()).hexdigest() == sha else ", stale"
+        columns = [first["method"], "yes" if first["flags"]["swap"] else "no", describe(first) + stale,
+                   f"{first['updates']:,}", str(len(group)), spread(group, "return")]
+        columns += [spread(group, k) for k in (("seen_success", "unseen_success") if maze else ("success",))]
+        lines.append("| " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def rebuilt(readme, rows):
+    """The README's text with every block between `<!-- table TASK -->` and `<!-- end -->` rebuilt."""
+    return re.sub(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
+                  lambda m: f"{m[1]}{table(rows, m[2])}\n{m[3]}", readme, flags=re.DOTALL)
+
+
+def main():
+    command = sys.argv[1:2] or ["build"]
+    if command == ["add"]:
+        add(sys.argv[2:])
+    elif command not in (["build"], ["check"]):
+        fail(f"{command[0]}: unknown; add, check or nothing")
+    text = README.read_text()
+    new = rebuilt(text, read_rows())
+    if command == ["check"]:
+        sys.exit(new != text)
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
