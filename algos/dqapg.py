@@ -9,7 +9,7 @@ Yang, Wang, Cai, Pajarinen, Kamarainen (2023), "Swapped goal-conditioned offline
 arXiv 2302.08865. A TD3-style critic and actor; the behaviour-cloning term is weighted with the exponential of the
 advantage Q(s, g, a) - V(s, g), so that it lets go of actions that do not lead to the goal (Eq. 8).
 
-    python algos/dqapg.py --task PointMaze --swap --updates 20000
+    python algos/dqapg.py --task PointMaze --swap --updates 15000
 
 Nothing else of its repository is needed: with --task <id of a registered Gymnasium goal environment> and --dataset
 file.npz it trains from an empty folder. The file holds N trajectories of T steps: observations (N, T+1, obs_dim),
@@ -559,7 +559,7 @@ def train(agent_class, settings):
             for name, value in row.items():
                 board.add_scalar(f"train/{name}", value, n)
             shown |= {name: f"{row[name]:.3g}" for name in row if name.endswith("loss")}
-            bar.set_postfix(shown)
+            bar.set_postfix(shown, refresh=False)
         if n % e.eval_every == 0 or last:
             eval_began = time.monotonic()
             rows = evaluate(agent, envs, e.task, reached, e.eval_episodes, env.spec.max_episode_steps, device)

@@ -9,7 +9,7 @@ Fujimoto and Gu (2021), "A minimalist approach to offline reinforcement learning
 additional input as in Yang et al. (2023), arXiv 2302.08865, App. B. Twin critics with clipped target noise, delayed
 actor updates, and an actor that maximises Q while it stays close to the actions of the data (Eq. 7).
 
-    python algos/td3bc.py --task PointMaze --swap --updates 20000
+    python algos/td3bc.py --task PointMaze --swap --updates 15000
 
 Nothing else of its repository is needed: with --task <id of a registered Gymnasium goal environment> and --dataset
 file.npz it trains from an empty folder. The file holds N trajectories of T steps: observations (N, T+1, obs_dim),
@@ -535,7 +535,7 @@ def train(agent_class, settings):
             for name, value in row.items():
                 board.add_scalar(f"train/{name}", value, n)
             shown |= {name: f"{row[name]:.3g}" for name in row if name.endswith("loss")}
-            bar.set_postfix(shown)
+            bar.set_postfix(shown, refresh=False)
         if n % e.eval_every == 0 or last:
             eval_began = time.monotonic()
             rows = evaluate(agent, envs, e.task, reached, e.eval_episodes, env.spec.max_episode_steps, device)
