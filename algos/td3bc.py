@@ -25,6 +25,7 @@ import io
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -417,6 +418,7 @@ def write(path, content):
     try:
         with open(temporary, "wb") as file:
             file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -572,7 +574,14 @@ def train(agent_class, settings):
 
 
 def main(agent_class):
-    settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__)
+    framed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(framed):
+            settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__)
+    except SystemExit as stop:
+        if stop.code:
+            fail(re.sub("[╭╮╰╯│─]", " ", framed.getvalue()))
+        raise
     try:
         train(agent_class, settings)
     except ModuleNotFoundError as error:

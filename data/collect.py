@@ -14,14 +14,15 @@ The file holds, for N episodes of T steps:
 A copy of the manifest is written beside it as <task>.json.
 """
 
+import contextlib
 import errno
-import fcntl
 import hashlib
 import heapq
 import io
 import json
 import os
 import platform
+import signal
 import sys
 import zlib
 from dataclasses import asdict, dataclass
@@ -32,6 +33,11 @@ import gymnasium as gym
 import numpy as np
 import tyro
 from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may both collect, the file is whole all the same
+    fcntl = None
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FORMAT = 1
@@ -152,7 +158,7 @@ def describe(arrays, args, env_id):
     """The manifest of a dataset, a dict for JSON."""
     source, success = arrays["source"], arrays["success"]
     manifest = {"format": FORMAT, "task": args.task, "env_id": env_id, "horizon": success.shape[1],
-                "arguments": {k: v for k, v in asdict(args).items() if k not in ("out", "force")}}
+                "arguments": arguments(args)}
     for name, chosen in (("expert", source == 1), ("random", source == 0)):
         manifest[name] = {"episodes": int(chosen.sum())}
         if chosen.any():
@@ -165,39 +171,91 @@ def describe(arrays, args, env_id):
     return manifest
 
 
+def arguments(args):
+    """The settings that the arrays depend on."""
+    return {key: value for key, value in asdict(args).items() if key not in ("out", "force")}
+
+
+def check_existing(path, args):
+    """The manifest of an existing file; fails unless it is whole and was made with the same settings."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            manifest = json.loads(str(file["manifest"]))
+            whole = manifest["sha256"] == {name: sha256(file[name]) for name in file.files if name != "manifest"}
+            made_with = dict(manifest["arguments"])
+    except Exception as error:  # a damaged or foreign file raises one of many kinds
+        fail(f"--out {path}: is there but is not a readable dataset ({error}); replace it with --force")
+    if not whole:
+        fail(f"--out {path}: is there but its arrays differ from its manifest; replace it with --force")
+    for key, value in arguments(args).items():
+        if made_with.get(key) != value:
+            fail(f"--{key.replace('_', '-')} {value}: {path} is there and was made with {made_with.get(key)}; "
+                 "replace it with --force or name another --out")
+    return manifest
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Waits until no other process collects `path`. The lock goes with its process, however that ends."""
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path}: another process is collecting it, waiting", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write(path, content):
     """Writes bytes under a temporary name, then renames: `path` is the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def parse():
+    """tyro.cli, with the frame of lines around its error message made into one line."""
+    framed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(framed):
+            return tyro.cli(Args, description=__doc__)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("╭╮╰╯│─ ") for line in framed.getvalue().splitlines()][1:]
+        fail(" ".join(lines[:lines.index("")] if "" in lines else lines) + "; see --help")
+
+
 def main():
-    args = tyro.cli(Args, description=__doc__)
+    args = parse()
+    # SIGTERM ends like Ctrl-C, through the clean-up in write()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if args.task in ROBOT_TASKS:
         fail(f"--task {args.task}: its expert is not available yet; PointMaze is")
     if args.task != "PointMaze":
         fail(f"--task {args.task}: unknown; known are PointMaze and, not available yet, {', '.join(ROBOT_TASKS)}")
-    for flag, value, good in (("seed", args.seed, args.seed >= 0), ("action-noise", args.action_noise, args.action_noise >= 0),
+    for flag, value, good in (("seed", args.seed, args.seed >= 0), ("action-noise", args.action_noise, 0 <= args.action_noise <= 10),
                               ("episodes-per-pair", args.episodes_per_pair, args.episodes_per_pair > 0),
                               ("step-length", args.step_length, 0.05 <= args.step_length <= 2)):
         if not good:
             fail(f"--{flag} {value}: out of range; see --help")
     sys.path.insert(0, str(REPOSITORY))
     out = args.out or REPOSITORY / "data" / "datasets" / f"{args.task}.npz"
-    if out.suffix != ".npz":
-        fail(f"--out {out}: must end in .npz")
+    if out.suffix != ".npz" or out.is_dir():
+        fail(f"--out {out}: must name a file that ends in .npz")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # whoever comes second waits here, then finds the file; the lock goes with its process, however that ends
-        with open(out.with_name(f".{out.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(out):  # whoever comes second waits here, then finds the file
             if out.exists() and not args.force:
+                manifest = check_existing(out, args)
+                write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
                 print(f"{out} is there already; --force collects it again")
                 return
             arrays = collect_pointmaze(args)
@@ -206,6 +264,9 @@ def main():
             np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
             write(out, content.getvalue())
             write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+    except KeyboardInterrupt:
+        print(f"collect.py: interrupted, {out} is as it was", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as error:
         hint = "free space there" if error.errno == errno.ENOSPC else "name another file"
         fail(f"--out {out}: {error.strerror or error}; {hint}")

@@ -82,9 +82,12 @@ def move(position, displacement):
 
 def check_action(action, shape):
     """The action as float64, clipped to [-2, 2]; ValueError for another shape, NaN or infinity."""
-    action = np.asarray(action, dtype=np.float64)
+    try:
+        action = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError):  # not numbers, or ragged
+        raise ValueError(f"PointMaze needs finite actions of shape {shape}, got {action!r}") from None
     if action.shape != shape or not np.isfinite(action).all():
-        raise ValueError(f"PointMaze needs finite actions of shape {shape}, got {action!r}")
+        raise ValueError(f"PointMaze needs finite actions of shape {shape}, got shape {action.shape}: {action!r}")
     return action.clip(-MAX_STEP, MAX_STEP)
 
 
@@ -94,9 +97,9 @@ def draw_start_and_goal(rng, options):
     clusters = []
     for name in ("start", "goal"):
         drawn = int(rng.integers(3))  # drawn even if fixed, so that the points depend on the seed alone
-        value = options.pop(name, drawn)
-        if value not in (0, 1, 2):
-            raise ValueError(f"PointMaze: options[{name!r}] must be 0, 1 or 2, got {value!r}")
+        value = np.asarray(options.pop(name, drawn))
+        if value.dtype.kind not in "iu" or value.shape != () or not 0 <= value <= 2:
+            raise ValueError(f"PointMaze: options[{name!r}] must be 0, 1 or 2, got {value.tolist()!r}")
         clusters.append(int(value))
     if options:
         raise ValueError(f"PointMaze: unknown reset options {sorted(options)}, known are 'start' and 'goal'")
@@ -178,6 +181,10 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
     metadata = {"render_modes": [], "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
     def __init__(self, num_envs=1, max_episode_steps=HORIZON, render_mode=None):
+        if num_envs < 1:
+            raise ValueError(f"PointMaze: num_envs must be at least 1, got {num_envs}")
+        if render_mode is not None:
+            raise ValueError("PointMaze: a batch of mazes has no pictures; render one PointMazeEnv, or use draw_paths")
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.single_observation_space, self.single_action_space = OBSERVATION_SPACE, ACTION_SPACE
         self.observation_space = batch_space(OBSERVATION_SPACE, num_envs)
@@ -192,19 +199,22 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
                 "desired_goal": self.goal.copy()}
 
     def _info(self):
-        everywhere = np.ones(self.num_envs, bool)
-        return {"is_success": compute_reward(self.position, self.goal) == 0, "_is_success": everywhere,
-                "start": self.start_cluster.copy(), "_start": everywhere,
-                "goal": self.goal_cluster.copy(), "_goal": everywhere}
+        info = {"is_success": compute_reward(self.position, self.goal) == 0, "start": self.start_cluster.copy(),
+                "goal": self.goal_cluster.copy()}
+        return info | {f"_{key}": np.ones(self.num_envs, bool) for key in info}
 
     def reset(self, *, seed=None, options=None):
-        if seed is not None or self.generators is None:
-            seeds = [None if seed is None else seed + k for k in range(self.num_envs)] if seed is None or np.isscalar(
-                seed) else list(seed)
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"PointMaze: {len(seeds)} seeds for {self.num_envs} environments")
-            self.generators = [gym.utils.seeding.np_random(s)[0] for s in seeds]
+        seeds = [None] * self.num_envs if seed is None else (
+            [seed + k for k in range(self.num_envs)] if np.isscalar(seed) else list(seed))
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"PointMaze: {len(seeds)} seeds for {self.num_envs} environments")
+        for key, value in (options or {}).items():
+            if np.shape(value) not in ((), (self.num_envs,)):
+                raise ValueError(f"PointMaze: options[{key!r}] must be one index or {self.num_envs}, got {value!r}")
         each = {key: np.broadcast_to(value, self.num_envs).tolist() for key, value in (options or {}).items()}
+        old = self.generators or [None] * self.num_envs  # without a seed a generator goes on, as in a single maze
+        self.generators = [rng if s is None and rng else gym.utils.seeding.np_random(None if s is None else int(s))[0]
+                           for s, rng in zip(seeds, old)]
         drawn = [draw_start_and_goal(rng, {key: value[k] for key, value in each.items()})
                  for k, rng in enumerate(self.generators)]
         self.start_cluster, self.goal_cluster, self.position, self.goal = (np.array(column) for column in zip(*drawn))
@@ -212,6 +222,8 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
         return self._observation(), self._info()
 
     def step(self, actions):
+        if self.generators is None:
+            raise gym.error.ResetNeeded("PointMaze: call reset() before step()")
         actions = check_action(actions, (self.num_envs, 2))
         if self.steps >= self.max_episode_steps:
             observation, info = self.reset()
