@@ -3,8 +3,11 @@
     python results/report.py add runs/PointMaze/dqapg-swap/1 ...    adds finished runs
     python results/report.py                                       rebuilds the tables
     python results/report.py check                                 exit status 1 if the tables are out of date
+    python results/report.py revalidate                            runs one seed of each stale cell up to its first
+                                                                   evaluation; same episodes, bit for bit: not stale
 
-A row whose algorithm file has changed since is marked as stale in the tables.
+A row is stale, and marked so in the tables, if its algorithm file has changed since. Many changes touch no number;
+`revalidate` shows it for a cell, and notes in its rows what was compared. On another kind of processor numbers differ.
 """
 
 import hashlib
@@ -13,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +71,49 @@ def add(folders):
         episodes = evaluations[-1]["episodes"]
         row |= {"commit": commit, "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")]
                                             for e in evaluations],
+                "first_returns": [episode["return"] for episode in evaluations[0]["episodes"]],
                 "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
         if key(row) not in known:
             known.add(key(row))
             rows.append(row)
+    save_rows(rows)
+
+
+def file_hash(method):
+    """SHA-256 of a method's file as it is now."""
+    return hashlib.sha256((REPOSITORY / "algos" / f"{method}.py").read_bytes()).hexdigest()
+
+
+def revalidate():
+    """Repeats the start of one run of each stale cell; if its first evaluation is the same, the cell is not stale."""
+    rows = read_rows()
+    cells = {}
+    for row in rows:
+        if row["file_sha256"] != file_hash(row["method"]):
+            cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
+    for group in cells.values():
+        first = group[0]
+        updates = first["curve"][0][0]
+        with tempfile.TemporaryDirectory() as out:
+            flags = first["flags"] | {"out": out, "updates": updates, "threads": first["threads"], "dataset": None,
+                                      "resume": False, "overwrite": False, "track": False}
+            words = [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k}={v}"
+                     for k, v in flags.items() if v is not None]
+            done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{first['method']}.py", *words],
+                                  capture_output=True, text=True)
+            logs = [] if done.returncode else list(Path(out).glob("*/*/*/evaluations.jsonl"))
+            episodes = json.loads(logs[0].read_text().splitlines()[0])["episodes"] if logs else []
+        same = [episode["return"] for episode in episodes] == first["first_returns"]
+        print(f"{first['method']}, {describe(first)}: {'same' if same else 'differs'} after {updates} updates")
+        if done.returncode:
+            print(done.stderr.splitlines()[-1])
+        for row in group if same else []:
+            row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates})
+            row["file_sha256"] = file_hash(row["method"])
+    save_rows(rows)
+
+
+def save_rows(rows):
     temporary = ROWS.with_name(f".{ROWS.name}.{os.getpid()}")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, ROWS)
@@ -104,8 +147,7 @@ def table(rows, task):
     for (_, sha), group in sorted(cells.items(), key=lambda item: (item[1][0]["method"], item[1][0]["updates"],
                                                                    describe(item[1][0]))):
         first = group[0]
-        script = REPOSITORY / "algos" / f"{first['method']}.py"
-        stale = "" if hashlib.sha256(script.read_bytes()).hexdigest() == sha else ", stale"
+        stale = "" if file_hash(first["method"]) == sha else ", stale"
         columns = [first["method"], "yes" if first["flags"]["swap"] else "no", describe(first) + stale,
                    f"{first['updates']:,}", str(len(group)), spread(group, "return")]
         columns += [spread(group, k) for k in (("seen_success", "unseen_success") if maze else ("success",))]
@@ -123,8 +165,10 @@ def main():
     command = sys.argv[1:2] or ["build"]
     if command == ["add"]:
         add(sys.argv[2:])
+    elif command == ["revalidate"]:
+        revalidate()
     elif command not in (["build"], ["check"]):
-        fail(f"{command[0]}: unknown; add, check or nothing")
+        fail(f"{command[0]}: unknown; add, check, revalidate or nothing")
     text = README.read_text()
     new = rebuilt(text, read_rows())
     if command == ["check"]:
