@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush"
          "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4", "HandBlockZ": HAND + "Z-v1",
          "HandBlockParallel": HAND + "Parallel-v1", "HandBlockXYZ": HAND + "XYZ-v1",
          "HandEggRotate": "HandManipulateEggRotate-v1"}
+MAY_CHANGE = ("updates", "out", "resume", "overwrite", "track", "eval-every", "eval-episodes", "log-every",
+              "checkpoint-every", "device", "threads", "compile")  # on --resume
 EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts from reset(seed=EVAL_SEED + i)
 # --- end shared ---
 
@@ -134,6 +137,9 @@ def check(flags):
     for name, (low, high) in bounds.items():
         if not low <= flags[name] <= high:
             fail(f"--{name} {flags[name]}: must lie between {low} and {high}")
+    for name, value in flags.items():
+        if isinstance(value, float) and not np.isfinite(value):
+            fail(f"--{name} {value}: must be a finite number")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
@@ -153,8 +159,8 @@ def load_dataset(path, task, env):
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in file.files}
-        manifest, actions = json.loads(str(data.pop("manifest", "{}"))), data["actions"]
-        n, steps = actions.shape[:2]
+        manifest, actions = dict(json.loads(str(data.pop("manifest", "{}")))), data["actions"]
+        hashes, (n, steps) = manifest["sha256"] if manifest else {}, actions.shape[:2]
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--dataset {path}: not a readable dataset ({error}); delete it or name another, see --help")
     if manifest.get("task", task) != task:
@@ -164,13 +170,17 @@ def load_dataset(path, task, env):
                         ("achieved_goals", (n, steps + 1, *spaces["achieved_goal"].shape)),
                         ("actions", (n, steps, *box.shape)),
                         ("desired_goals", (n, *spaces["desired_goal"].shape))):
-        if name not in data or data[name].shape != shape or not data[name].size or not np.isfinite(data[name]).all():
-            fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite; see --help")
+        array = data.get(name, np.empty(0, str))
+        if array.shape != shape or not array.size or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite numbers; see --help")
+    lengths = data.setdefault("lengths", np.full(n, steps))
+    if lengths.shape != (n,) or lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > steps).any():
+        fail(f"--dataset {path}: lengths must be ({n},) whole numbers from 1 to {steps}; see --help")
     if (actions < box.low - 1e-5).any() or (actions > box.high + 1e-5).any():
         fail(f"--dataset {path}: actions lie outside the action space of {task}")
     for name, array in sorted(data.items()):
         digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
-        if manifest and manifest["sha256"].get(name) != digest.hexdigest():
+        if name in hashes and hashes[name] != digest.hexdigest():
             fail(f"--dataset {path}: {name} differs from the manifest; delete the file to have it collected again")
         total.update(digest.digest())
     return data, total.hexdigest()
@@ -185,7 +195,7 @@ class ReplayBuffer:
     def __init__(self, data, relabelling, reached, seed, device="cpu"):
         self.obs, self.actions, self.achieved, self.desired = (
             np.asarray(data[k], np.float32) for k in ("observations", "actions", "achieved_goals", "desired_goals"))
-        self.lengths = data.get("lengths", np.full(len(self.actions), self.actions.shape[1]))
+        self.lengths = data.get("lengths", np.full(len(self.actions), self.actions.shape[1]))  # steps, not states
         self.episode, self.step = np.nonzero(np.arange(self.actions.shape[1]) < self.lengths[:, None])
         self.relabelling, self.reached, self.device = relabelling, reached, torch.device(device)
         self.rng = np.random.default_rng(seed)
@@ -405,19 +415,21 @@ def evaluate(agent, envs, task, reached, episodes, horizon, device):
         start, end = index % 3, index // 3 % 3
         obs, _ = envs.reset(seed=[EVAL_SEED + int(i) for i in index],
                             options={"start": start, "goal": end} if task == "PointMaze" else None)
-        path, hits, alive = [obs["achieved_goal"].copy()], [np.zeros(len(index), bool)], np.ones(len(index), bool)
+        desired, path, hits = obs["desired_goal"].copy(), [obs["achieved_goal"].copy()], []
+        alive, success = np.ones(len(index), bool), np.zeros(len(index), bool)
         for _ in range(horizon):
             state, goal = (torch.as_tensor(obs[k], dtype=torch.float32, device=device)
                            for k in ("observation", "desired_goal"))
             obs, _, terminated, _, _ = envs.step(agent.act(state, goal).cpu().numpy())
             path.append(np.where(alive[:, None], obs["achieved_goal"], path[-1]))
-            hits.append(np.where(alive, reached(obs["achieved_goal"], obs["desired_goal"]), hits[-1]))
+            hits.append(reached(obs["achieved_goal"], obs["desired_goal"]) & alive)
+            success = np.where(alive, hits[-1], success)
             alive &= ~terminated
-        hits, path, goal = np.stack(hits[1:], 1), np.stack(path, 1), goal.cpu().numpy()
+        hits, path = np.stack(hits, 1), np.stack(path, 1)
         for j, i in enumerate(index[:episodes - first]):
-            rows.append({"seed": EVAL_SEED + int(i), "return": int(hits[j].sum()), "success": bool(hits[j, -1]),
+            rows.append({"seed": EVAL_SEED + int(i), "return": int(hits[j].sum()), "success": bool(success[j]),
                          "success_any": bool(hits[j].any()),
-                         "final_distance": float(np.linalg.norm(path[j, -1] - goal[j])), "path": path[j]})
+                         "final_distance": float(np.linalg.norm(path[j, -1] - desired[j])), "path": path[j]})
             if task == "PointMaze":  # the data goes from a to 3, b to 2 and c to 1
                 rows[-1] |= {"start": int(start[j]), "goal": int(end[j]), "seen": bool(start[j] + end[j] == 2)}
     return rows
@@ -466,23 +478,19 @@ def load(path, agent, buffer, flags, dataset_hash):
     try:
         state = torch.load(path, map_location=buffer.device, weights_only=True)
         made_with = state["flags"] | {"dataset": state["dataset_sha256"], "method": state["method"]}
+        for name, value in (flags | {"dataset": dataset_hash, "method": METHOD}).items():
+            if name not in MAY_CHANGE and made_with.get(name) != value:
+                fail(f"--{name} {value}: {path} was made with {made_with.get(name)}; use that, or --overwrite it")
+        agent.load_state_dict(state["agent"])
+        for name, optimizer in agent.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        buffer.rng.bit_generator.state = state["numpy_rng"]
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if buffer.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), buffer.device)
+        return state["update"]
     except Exception as error:  # a damaged or foreign file raises one of many kinds
-        fail(f"--resume: {path} is not a checkpoint ({type(error).__name__}); start anew with --overwrite")
-    free = ("updates out resume overwrite track eval-every eval-episodes log-every checkpoint-every device threads "
-            "compile").split()
-    for name, value in (flags | {"dataset": dataset_hash, "method": METHOD}).items():
-        if name not in free and made_with.get(name) != value:
-            fail(f"--{name} {value}: {path} was made with {made_with.get(name)}; use that, or --overwrite it")
-    agent.load_state_dict(state["agent"])
-    for name, optimizer in agent.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
-    buffer.rng.bit_generator.state = state["numpy_rng"]
-    torch.set_rng_state(state["torch_rng"].cpu())
-    if buffer.device.type == "cuda" and state["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(state["cuda_rng"].cpu(), buffer.device)
-    return state["update"]
-
-
+        fail(f"--resume: {path} is not a checkpoint of this run ({type(error).__name__}); start anew with --overwrite")
 def open_log(path, n):
     """Opens a JSONL log for appending, without the rows after update n that a killed run left behind."""
     lines = path.read_bytes().split(b"\n")[:-1] if n and path.exists() else []
@@ -510,6 +518,8 @@ def find_dataset(task, path):
 def train(agent_class, settings):
     e, o, flags = settings.experiment, settings.optimisation, settings.flags()
     check(flags)
+    if e.track:
+        import wandb
     if e.threads:
         torch.set_num_threads(e.threads)
     torch.set_float32_matmul_precision("high" if e.precision == "tf32" else "highest")
@@ -532,12 +542,11 @@ def train(agent_class, settings):
     if start >= o.updates:
         fail(f"--updates {o.updates}: {checkpoint} is already at update {start}")
     folder.mkdir(parents=True, exist_ok=True)
-    if not e.resume:
-        checkpoint.unlink(missing_ok=True)
+    for old in folder.iterdir() if not e.resume else ():
+        old.unlink()
     write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     metrics_log, eval_log = open_log(folder / "metrics.jsonl", start), open_log(folder / "evaluations.jsonl", start)
     if e.track:
-        import wandb
         wandb.init(project="swapped-gcrl", name=str(folder), config=flags, sync_tensorboard=True)
     from torch.utils.tensorboard import SummaryWriter
     board = SummaryWriter(str(folder), purge_step=start + 1)
@@ -547,40 +556,39 @@ def train(agent_class, settings):
         signal.signal(number, lambda number, frame: stop.append(number))
     update = torch.compile(agent.update) if e.compile else agent.update
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=e.precision == "bf16", cache_enabled=False)
-    bar = tqdm(total=o.updates, initial=start, unit=" updates", dynamic_ncols=True, mininterval=1)
-    for n in range(start + 1, o.updates + 1):
-        with autocast:
-            metrics = update(buffer.sample(o.batch_size), n)
-        bar.update()
-        last = n == o.updates
-        if n % e.log_every == 0 or last:
-            row = {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(list(row.values())).all():
-                fail(f"--lr {o.lr}: the losses are not finite any more at update {n}; lower it, with --overwrite")
-            metrics_log.write(json.dumps({"update": n, **row}) + "\n")
-            for name, value in row.items():
-                board.add_scalar(f"train/{name}", value, n)
-            shown |= {name: f"{row[name]:.3g}" for name in row if name.endswith("loss")}
-            bar.set_postfix(shown, refresh=False)
-        if n % e.eval_every == 0 or last:
-            eval_began = time.monotonic()
-            rows = evaluate(agent, envs, e.task, reached, e.eval_episodes, env.spec.max_episode_steps, device)
-            scores = summary(rows)
-            eval_log.write(json.dumps({"update": n, **scores, "episodes": [
-                {key: value for key, value in row.items() if key != "path"} for row in rows]}) + "\n")
-            for name, value in scores.items():
-                board.add_scalar(f"eval/{name}", value, n)
-            shown |= {name: f"{scores[name]:.3g}" for name in ("return", "success", "unseen_success") if name in scores}
-            eval_seconds += time.monotonic() - eval_began
-        if n % e.checkpoint_every == 0 or last or stop:
-            save(checkpoint, n, agent, buffer, flags, dataset_hash)
-        if stop and not last:
-            bar.close()
-            command = " ".join(word for word in sys.argv if word not in ("--resume", "--overwrite"))
-            print(f"stopped at update {n}, go on with: python {command} --resume", flush=True)
-            raise SystemExit(128 + stop[0])
+    with tqdm(total=o.updates, initial=start, unit=" updates", dynamic_ncols=True, mininterval=1) as bar:
+        for n in range(start + 1, o.updates + 1):
+            with autocast:
+                metrics = update(buffer.sample(o.batch_size), n)
+            bar.update()
+            last = n == o.updates
+            if n % e.log_every == 0 or last:
+                row = {name: float(value) for name, value in metrics.items()}
+                if not np.isfinite(list(row.values())).all():
+                    raise FloatingPointError(f"--lr {o.lr}: a loss is not finite at update {n}; lower it")
+                metrics_log.write(json.dumps({"update": n, **row}) + "\n")
+                for name, value in row.items():
+                    board.add_scalar(f"train/{name}", value, n)
+                shown |= {name: f"{row[name]:.3g}" for name in row if name.endswith("loss")}
+                bar.set_postfix(shown, refresh=False)
+            if n % e.eval_every == 0 or last:
+                eval_began = time.monotonic()
+                rows = evaluate(agent, envs, e.task, reached, e.eval_episodes, env.spec.max_episode_steps, device)
+                scores = summary(rows)
+                eval_log.write(json.dumps({"update": n, **scores, "episodes": [
+                    {key: value for key, value in row.items() if key != "path"} for row in rows]}) + "\n")
+                for name, value in scores.items():
+                    board.add_scalar(f"eval/{name}", value, n)
+                shown |= {name: f"{scores[name]:.3g}" for name in ("return", "unseen_success", "success")
+                          if name in scores}
+                eval_seconds += time.monotonic() - eval_began
+            if n % e.checkpoint_every == 0 or last or stop:
+                save(checkpoint, n, agent, buffer, flags, dataset_hash)
+            if stop and not last:
+                command = shlex.join(word for word in sys.argv if word not in ("--resume", "--overwrite"))
+                print(f"stopped at update {n}, go on with: python {command} --resume", flush=True)
+                raise SystemExit(128 + stop[0])
     seconds = time.monotonic() - began
-    bar.close()
     board.close()
     write(folder / "result.json", json.dumps({
         "method": METHOD, "flags": flags, "updates": n, "scores": scores, "seconds": seconds,
@@ -610,6 +618,8 @@ def main(agent_class):
         train(agent_class, settings)
     except ModuleNotFoundError as error:
         fail(f"{'--track: ' * (error.name == 'wandb')}{error.name} is not installed; pip install {error.name}")
+    except FloatingPointError as error:
+        fail(error)
     except OSError as error:
         fail(f"--out {settings.experiment.out}: {error.filename or ''} {error.strerror or error}; use another folder")
 # --- end shared ---

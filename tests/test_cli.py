@@ -1,0 +1,460 @@
+"""The scripts in algos/ as their users run them: results, bad input, kills and resuming, copying a file out."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import math
+import pickle
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Run, load_module
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import envs  # noqa: F401  registers PointMaze-v0
+from envs.pointmaze import DEMONSTRATED_PAIRS
+
+SCRIPTS = sorted((ROOT / "algos").glob("*.py"))
+DQAPG = ROOT / "algos" / "dqapg.py"
+SMALL = ["--batch-size", 32, "--hidden", 32, "--eval-episodes", 9, "--threads", 1]
+each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def start(tmp_path, dataset):
+    """Starts a small run on PointMaze in a temporary folder."""
+    return lambda script, *flags: Run(tmp_path, script, "--task", "PointMaze", "--dataset", dataset, *SMALL, *flags)
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal(a, b):
+    """Whether two nests of dicts and lists hold the same numbers and bit for bit the same tensors."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+# ----------------------------------------------------------------------------------------------------- results
+@each_script
+def test_a_run_writes_its_results(script, start, tmp_path):
+    run = start(script, "--swap", "--updates", 60, "--log-every", 20, "--eval-every", 30, "--seed", 5).wait()
+    assert run.status == 0 and not run.error_lines, run.err
+    assert "60/60" in run.err, "a progress bar"
+    folder = tmp_path / "runs" / "PointMaze" / f"{script.stem}-swap" / "5"
+    assert str(folder.relative_to(tmp_path)) in run.out
+    names = {path.name.split(".tfevents")[0] for path in folder.iterdir()}
+    assert names >= {"settings.json", "metrics.jsonl", "evaluations.jsonl", "checkpoint.pt", "paths.png", "events.out"}
+    assert not [name for name in names if name.startswith(".")], "temporary files"
+    assert (folder / "paths.png").read_bytes().startswith(b"\x89PNG")
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, 32, True)
+    assert load(folder / "checkpoint.pt")["update"] == 60
+
+    metrics = rows_of(folder / "metrics.jsonl")
+    assert [row["update"] for row in metrics] == [20, 40, 60]
+    assert all(len(row) > 1 and all(map(math.isfinite, row.values())) for row in metrics)
+    assert any(name.endswith("loss") for name in metrics[0])
+
+    evaluations = rows_of(folder / "evaluations.jsonl")
+    assert [row["update"] for row in evaluations] == [30, 60]
+    for row in evaluations:
+        episodes = row["episodes"]
+        assert [episode["seed"] for episode in episodes] == [1_000_000 + i for i in range(9)], "the same for all methods"
+        pairs = [(episode["start"], episode["goal"]) for episode in episodes]
+        assert len(set(pairs)) == 9 and all(0 <= k <= 2 for pair in pairs for k in pair)
+        for pair, episode in zip(pairs, episodes):
+            assert episode["seen"] == (pair in DEMONSTRATED_PAIRS)
+            assert 0 <= episode["return"] <= 100 and (episode["return"] > 0) == episode["success_any"]
+            assert episode["success"] == (episode["final_distance"] < 2) and episode["success"] <= episode["success_any"]
+        for prefix, wanted in (("", (True, False)), ("seen_", (True,)), ("unseen_", (False,))):
+            group = [episode for episode in episodes if episode["seen"] in wanted]
+            assert len(group) == {"": 9, "seen_": 3, "unseen_": 6}[prefix]
+            for key in ("return", "success", "success_any", "final_distance"):
+                assert row[prefix + key] == pytest.approx(sum(episode[key] for episode in group) / len(group))
+
+    board = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in board.Scalars("eval/return")] == [30, 60]
+    assert [event.value for event in board.Scalars("eval/final_distance")] == pytest.approx(
+        [row["final_distance"] for row in evaluations], rel=1e-6)
+    assert {f"train/{name}" for name in metrics[0] if name != "update"} <= set(board.Tags()["scalars"])
+
+
+class Walkers:
+    """Episode 4k walks to its goal, 4k + 1 leaves it after 50 steps, 4k + 2 goes there after 50, 4k + 3 never."""
+
+    def __init__(self, n):
+        self.kind, self.t = torch.arange(n) % 4, 0
+
+    def act(self, obs, goal):
+        self.t += 1
+        near = (self.kind == 0) | (self.kind == 1) & (self.t <= 50) | (self.kind == 2) & (self.t > 50)
+        return torch.where(near[:, None], (goal - obs) / 10, torch.tensor([[1.5, 0.7]]))
+
+
+def test_evaluation_equals_single_environments(monkeypatch):
+    """Against a loop over single environments, in a maze of nothing but its border, where simple walkers succeed."""
+    module, n, horizon = load_module(DQAPG), 18, 100
+    monkeypatch.setattr(envs.pointmaze, "move", lambda points, steps: (points + steps).clip([1.1, 1.1], [22.9, 16.9]))
+    env, reached = module.make_env("PointMaze")
+    batch = gym.make_vec("PointMaze-v0", num_envs=n, vectorization_mode="vector_entry_point")
+    found = module.evaluate(Walkers(n), batch, "PointMaze", reached, n, horizon, torch.device("cpu"))
+    assert len(found) == n
+    for i, row in enumerate(found):
+        state, info = env.reset(seed=1_000_000 + i, options={"start": i % 3, "goal": i // 3 % 3})
+        walkers, rewards, path = Walkers(n), [], [state["achieved_goal"]]
+        for _ in range(horizon):
+            obs, goal = (torch.from_numpy(state[key]).float().expand(n, 2) for key in ("observation", "desired_goal"))
+            state, reward, _, truncated, info = env.step(walkers.act(obs, goal)[i].numpy())
+            rewards.append(reward)
+            path.append(state["achieved_goal"])
+        assert truncated and np.array_equal(row["path"], path)
+        assert (row["return"], row["success"], row["success_any"]) == (rewards.count(0), info["is_success"], 0 in rewards)
+        assert row["final_distance"] == pytest.approx(np.linalg.norm(path[-1] - state["desired_goal"]), abs=1e-5)
+    assert {(row["success"], row["success_any"]) for row in found} == {(True, True), (False, True), (False, False)}
+
+
+# --------------------------------------------------------------------------------------------- kills and resuming
+@each_script
+def test_a_killed_run_goes_on_bit_for_bit(script, start, tmp_path):
+    """kill -9 at random moments (the first script: three times), then the rest, equals one run without a kill."""
+    often = ["--swap", "--log-every", 7, "--eval-every", 40, "--checkpoint-every", 5]
+    folder = tmp_path / "cut" / "PointMaze" / f"{script.stem}-swap" / "1"
+    checkpoint, done = folder / "checkpoint.pt", 0
+    for kill in range(3 if script == DQAPG else 1):
+        run = start(script, *often, "--out", "cut", "--updates", 100_000, *["--resume"] * (kill > 0))
+        before = checkpoint.stat().st_mtime_ns if kill else 0
+        run.wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > before)
+        time.sleep(random.uniform(0, 0.2))
+        assert run.signal(signal.SIGKILL).wait().status == -signal.SIGKILL
+        assert load(checkpoint)["update"] > done, "a kill at any moment leaves a checkpoint that loads"
+        done = load(checkpoint)["update"]
+    runs = [start(script, *often, "--out", out, "--updates", done + 43, *more)
+            for out, more in (("cut", ["--resume"]), ("whole", []))]
+    assert [run.wait().status for run in runs] == [0, 0], runs[0].err + runs[1].err
+    whole = tmp_path / "whole" / folder.relative_to(tmp_path / "cut")
+    a, b = load(checkpoint), load(whole / "checkpoint.pt")
+    assert a["update"] == done + 43 and len(a["optimizers"]) >= 1
+    for key in a.keys() - {"flags"}:
+        assert equal(a[key], b[key]), key
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (folder / name).read_text() == (whole / name).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_a_checkpoint_and_say_how_to_go_on(number, start, tmp_path):
+    run = start(DQAPG, "--updates", 100_000, "--out", "my runs", "--overwrite", "--log-every", 1)
+    folder = tmp_path / "my runs" / "PointMaze" / "dqapg" / "1"
+    run.wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size)
+    assert run.signal(number).wait().status == 128 + number and not run.error_lines
+    n, line = load(folder / "checkpoint.pt")["update"], run.out.strip().splitlines()[-1]
+    assert f"stopped at update {n}" in line
+    command = shlex.split(line[line.index("python "):])[1:]
+    again = Run(tmp_path, *command, "--updates", n + 3)
+    checkpoint = folder / "checkpoint.pt"
+    assert again.wait().status == 0, again.err
+    assert load(checkpoint)["update"] == n + 3
+    assert [row["update"] for row in rows_of(folder / "metrics.jsonl")] == list(range(1, n + 4)), "went on, not anew"
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+class Trap:
+    """Unpickling it writes a file."""
+
+    def __reduce__(self):
+        return Path.write_text, (Path("trap"), "sprung")
+
+
+def changed(dataset, **arrays):
+    """A dataset file's content with other arrays and no manifest; None takes an array out."""
+    with np.load(dataset) as file:
+        kept = {name: file[name] for name in file.files if name != "manifest"} | arrays
+    content = io.BytesIO()
+    np.savez(content, **{name: array for name, array in kept.items() if array is not None})
+    return content.getvalue()
+
+
+def edited(dataset):
+    """A dataset file's content with one number changed and the old manifest."""
+    with np.load(dataset) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["observations"][0, 0, 0] += 1e-3
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def spoiled(array, value, dtype=None):
+    """A copy of an array with one entry replaced."""
+    array = array.astype(dtype or array.dtype)
+    array[3, 5] = value
+    return array
+
+
+FILES = {  # content of a dataset file that cannot be used, from the path of a good one
+    "empty": lambda d: b"",
+    "truncated": lambda d: d.read_bytes()[:-2000],
+    "text": lambda d: b"observations,actions\n0,0\n",
+    "one array": lambda d: (file := io.BytesIO(), np.save(file, np.zeros((3, 4, 2))))[0].getvalue(),
+    "pickle": lambda d: pickle.dumps(Trap()),
+    "pickle in npy": lambda d: (file := io.BytesIO(), np.save(file, np.array([Trap()]), allow_pickle=True))[0].getvalue(),
+    "pickle in npz": lambda d: changed(d, observations=np.array([[Trap()]], object)),
+    "no goals": lambda d: changed(d, desired_goals=None),
+    "no actions": lambda d: changed(d, actions=None),
+    "no episodes": lambda d: changed(d, **{name: array[:0] for name, array in np.load(d).items() if name != "manifest"}),
+    "wide observations": lambda d: changed(d, observations=np.zeros((30, 101, 3), np.float32)),
+    "one step short": lambda d: changed(d, achieved_goals=np.zeros((30, 100, 2), np.float32)),
+    "flat actions": lambda d: changed(d, actions=np.zeros(30, np.float32)),
+    "text for numbers": lambda d: changed(d, observations=np.full((30, 101, 2), "one")),
+    "NaN": lambda d: changed(d, observations=spoiled(np.load(d)["observations"], np.nan)),
+    "infinite goal": lambda d: changed(d, desired_goals=np.full((30, 2), np.inf, np.float32)),
+    "wild actions": lambda d: changed(d, actions=spoiled(np.load(d)["actions"], 2.01)),
+    "long lengths": lambda d: changed(d, lengths=np.full(30, 101)),
+    "zero lengths": lambda d: changed(d, lengths=np.zeros(30, int)),
+    "too few lengths": lambda d: changed(d, lengths=np.full(29, 100)),
+    "edited": edited,
+    "foreign manifest": lambda d: changed(d, manifest=np.array('{"made by": "someone else"}')),
+    "list for manifest": lambda d: changed(d, manifest=np.array("[1, 2]")),
+    "other task": lambda d: changed(d, manifest=np.array('{"task": "FetchPush"}')),
+}
+
+
+def fails(run, *names):
+    """Asserts exit status 2 and one line on stderr with all the names."""
+    assert run.wait().status == 2, run.err
+    assert len(run.error_lines) == 1, run.err
+    assert all(name in run.error_lines[0] for name in names), run.err
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_bad_dataset(content, dataset, start, tmp_path):
+    path = tmp_path / "bad.npz"
+    path.write_bytes(content(dataset))
+    fails(start(DQAPG, "--dataset", path, "--updates", 20), "--dataset", "bad.npz")
+    assert {file.name for file in tmp_path.iterdir()} == {"bad.npz", ".stdout", ".stderr"}, "wrote something"
+
+
+@pytest.mark.parametrize("flags", [
+    "--task Nowhere", "--task Nowhere-v0", "--task CartPole-v1", "--task nomodule:Nowhere-v0", "--dataset missing.npz",
+    "--dataset .", "--updates 0", "--batch-size 0", "--batch-size -2", "--batch-size 33 --swap", "--hidden 0", "--lr 0",
+    "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--gamma 1.01", "--seed -1", "--threads -1",
+    "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
+    "--gamma nan", "--device cuda", "--device nonsense", "--resume", "--out file", "--out file/folder",
+    "--updates many", "--precision fp8", "--swap-source nowhere"])
+def test_bad_flags(flags, start, tmp_path):
+    if flags == "--device cuda" and torch.cuda.is_available():
+        flags = "--device cuda:99"
+    (tmp_path / "file").touch()
+    fails(start(DQAPG, "--updates", 20, *flags.split()), flags.split()[0])
+    assert {file.name for file in tmp_path.iterdir()} == {"file", ".stdout", ".stderr"}, "wrote something"
+
+
+@each_script
+def test_settings_of_the_method_must_be_finite(script, capsys):
+    module = load_module(script)
+    numbers = [field.name for field in dataclasses.fields(module.Algorithm) if field.type is float]
+    for name in numbers:
+        settings = module.Settings()
+        setattr(settings.algorithm, name, math.nan)
+        with pytest.raises(SystemExit) as stop:
+            module.check(settings.flags())
+        assert stop.value.code == 2 and f"--{name.replace('_', '-')} nan" in capsys.readouterr().err
+    module.check(module.Settings().flags())
+
+
+@each_script
+def test_unknown_flags_fail(script, tmp_path):
+    fails(Run(tmp_path, script, "--swapp"), "--swapp")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, dataset):
+    """A folder with the runs/ of a finished run of 20 updates."""
+    folder = tmp_path_factory.mktemp("finished")
+    flags = ["--dataset", dataset, *SMALL, "--updates", 20]
+    assert Run(folder, DQAPG, *flags).wait().status == 0
+    return folder / "runs"
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("flags, named", [
+    ("--updates 20", "--overwrite"), ("--updates 20 --resume", "--updates"), ("--updates 40 --resume --lr 0.01", "--lr"),
+    ("--updates 40 --resume --hidden 16", "--hidden"), ("--updates 40 --resume --her-ratio 0.4", "--her-ratio"),
+    ("--updates 40 --resume --batch-size 64", "--batch-size"), ("--updates 40 --resume --variant alg3", "--variant"),
+    ("--updates 40 --resume --dataset other.npz", "--dataset"),
+    pytest.param("--updates 40 --overwrite --track", "--track", marks=pytest.mark.skipif(
+        importlib.util.find_spec("wandb") is not None, reason="Weights & Biases is installed"))])
+def test_a_finished_run_is_not_touched_by_mistake(flags, named, finished, start, dataset, tmp_path):
+    shutil.copytree(finished, tmp_path / "runs")
+    (tmp_path / "other.npz").write_bytes(changed(dataset, desired_goals=np.ones((30, 2), np.float32)))
+    before = contents(tmp_path / "runs")
+    fails(start(DQAPG, *flags.split()), named)
+    assert contents(tmp_path / "runs") == before
+
+
+def test_overwrite_starts_anew(finished, start, tmp_path):
+    shutil.copytree(finished, tmp_path / "runs")
+    run, folder = start(DQAPG, "--updates", 100_000, "--overwrite"), tmp_path / "runs" / "PointMaze" / "dqapg" / "1"
+    settings = folder / "settings.json"
+    run.wait_for(lambda: settings.exists() and '"updates": 100000' in settings.read_text() and "updates/s" in run.err)
+    run.signal(signal.SIGKILL).wait()
+    assert not {"checkpoint.pt", "result.json", "paths.png"} & {path.name for path in folder.iterdir()}, "of the old run"
+    assert start(DQAPG, "--updates", 10).wait().status == 0
+    assert load(folder / "checkpoint.pt")["update"] == 10
+    assert [row["update"] for row in rows_of(folder / "metrics.jsonl")] == [10]
+
+
+def saved(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+BAD_CHECKPOINTS = {  # from the content of a good one
+    "empty": lambda good: b"",
+    "truncated": lambda good: good[:len(good) // 2],
+    "text": lambda good: b"no checkpoint",
+    "pickle": lambda good: pickle.dumps(Trap(), 2),
+    "pickle in a checkpoint": lambda good: saved(torch.load(io.BytesIO(good)) | {"agent": Trap()}),
+    "list": lambda good: saved([1, 2]),
+    "no agent": lambda good: saved({k: v for k, v in torch.load(io.BytesIO(good)).items() if k != "agent"}),
+    "other agent": lambda good: saved(torch.load(io.BytesIO(good)) | {"agent": {"weight": torch.zeros(3)}}),
+    "no update": lambda good: saved({k: v for k, v in torch.load(io.BytesIO(good)).items() if k != "update"}),
+}
+
+
+@pytest.mark.parametrize("content", BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS)
+def test_bad_checkpoint(content, finished, start, tmp_path):
+    shutil.copytree(finished, tmp_path / "runs")
+    checkpoint = tmp_path / "runs" / "PointMaze" / "dqapg" / "1" / "checkpoint.pt"
+    checkpoint.write_bytes(content(checkpoint.read_bytes()))
+    before = contents(tmp_path / "runs")
+    fails(start(DQAPG, "--updates", 40, "--resume"), "--resume", "checkpoint.pt")
+    assert contents(tmp_path / "runs") == before and not (tmp_path / "trap").exists()
+
+
+def test_full_disk(dataset, tmp_path):
+    """No file may grow beyond 50 kB, so that writing the checkpoint fails in the middle."""
+    run = Run(tmp_path, DQAPG, "--dataset", dataset, *SMALL, "--updates", 20, largest_file=50_000)
+    fails(run, "--out")
+    written = {path.name.split(".tfevents")[0] for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert written <= {"settings.json", "metrics.jsonl", "evaluations.jsonl", "events.out"}
+
+
+# ------------------------------------------------------------------------------------------- with and without data
+def test_the_dataset_is_collected_when_it_is_missing(dataset, tmp_path):
+    """In a copy of the repository without datasets."""
+    shutil.copytree(ROOT / "envs", tmp_path / "envs", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("algos/dqapg.py", "data/collect.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    run = Run(tmp_path, tmp_path / "algos" / "dqapg.py", "--task", "PointMaze", *SMALL, "--updates", 5).wait()
+    assert run.status == 0, run.err
+    made = tmp_path / "data" / "datasets" / "PointMaze.npz"
+    assert f"{made} is missing, collecting it" in run.out and "100%" in run.err.split("5/5")[0]
+    with np.load(made) as found, np.load(dataset) as expected:
+        assert all(np.array_equal(found[name], expected[name]) for name in expected.files if name != "manifest")
+
+
+TOY = """
+import gymnasium as gym
+import numpy as np
+
+class Toy(gym.Env):
+    # a point on a line that wants to be within 0.5 of its goal: reward 1 there, else 0; ends at 3
+    def __init__(self):
+        box = lambda n: gym.spaces.Box(-9, 9, (n,), np.float32)
+        self.observation_space = gym.spaces.Dict(observation=box(2), achieved_goal=box(1), desired_goal=box(1))
+        self.action_space = gym.spaces.Box(np.float32([-1]), np.float32([3]))
+
+    def compute_reward(self, achieved, desired, info):
+        return (np.abs(achieved - desired) < 0.5).all(-1).astype(float)
+
+    def observe(self):
+        return dict(observation=np.float32([self.x, 1]), achieved_goal=np.float32([self.x]), desired_goal=self.goal.copy())
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.goal = 0.0, self.np_random.uniform(1, 2, 1).astype(np.float32)
+        return self.observe(), {}
+
+    def step(self, action):
+        self.x += 0.2 * float(np.clip(action, -1, 3)[0])
+        observation = self.observe()
+        reward = float(self.compute_reward(observation["achieved_goal"], self.goal, {}))
+        return observation, reward, self.x > 3, False, {}
+
+gym.register("Toy-v0", Toy, max_episode_steps=10)
+"""
+
+
+@each_script
+def test_a_script_alone_in_a_folder(script, tmp_path):
+    """Copied out of the repository it trains on any goal environment."""
+    shutil.copy(script, tmp_path)
+    (tmp_path / "toymodule.py").write_text(TOY)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 3, (20, 10, 1))
+    x = np.concatenate([np.zeros((20, 1, 1)), 0.2 * actions.cumsum(1)], 1)
+    np.savez(tmp_path / "toy.npz", observations=np.concatenate([x, np.ones_like(x)], -1), achieved_goals=x,
+             desired_goals=rng.uniform(1, 2, (20, 1)), actions=actions, lengths=rng.integers(1, 11, 20))
+    copy = tmp_path / script.name
+    run = Run(tmp_path, copy, "--task", "toymodule:Toy-v0", "--dataset", "toy.npz", *SMALL, "--updates", 60).wait()
+    assert run.status == 0 and not run.error_lines, run.err
+    folder = tmp_path / "runs" / "toymodule:Toy-v0" / script.stem / "1"
+    episodes = rows_of(folder / "evaluations.jsonl")[-1]["episodes"]
+    assert len(episodes) == 9 and load(folder / "checkpoint.pt")["update"] == 60
+    if script == DQAPG:
+        fails(Run(tmp_path, copy, "--task", "PointMaze", "--updates", 5), "--task PointMaze")
+        fails(Run(tmp_path, copy, "--task", "toymodule:Toy-v0", "--seed", 2), "--dataset")
+
+
+def test_the_real_command_line(tmp_path):
+    """The other tests fork their processes from one that has done the imports; this one starts Python."""
+    command = [sys.executable, DQAPG, "--task", "Nowhere"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2 and not list(tmp_path.iterdir())
+    assert run.stderr.count("\n") == 1 and "--task Nowhere" in run.stderr
+
+
+def test_evaluation_ends_with_an_episode_that_terminates(tmp_path, monkeypatch):
+    """Nothing after the end of an episode counts, neither its steps nor the next one's goal."""
+    (tmp_path / "toymodule.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = load_module(DQAPG)
+    env, reached = module.make_env("toymodule:Toy-v0")
+    batch = gym.vector.SyncVectorEnv([lambda: env])
+    agent = SimpleNamespace(act=lambda obs, goal: torch.full((1, 1), 3.0))  # 0.6, 1.2, 1.8, 2.4, 3: over at 3.6
+    for row in module.evaluate(agent, batch, "toymodule:Toy-v0", reached, 5, 10, torch.device("cpu")):
+        goal = env.reset(seed=row["seed"])[0]["desired_goal"]
+        path = np.minimum(0.6 * np.arange(11), 3.6)
+        assert np.allclose(row["path"][:, 0], path) or np.allclose(row["path"][:, 0], path.clip(max=3.0))
+        assert row["return"] == sum(abs(x - goal[0]) < 0.5 for x in (0.6, 1.2, 1.8, 2.4, 3.0)) > 0
+        assert not row["success"] and row["success_any"]
+        assert row["final_distance"] == pytest.approx(row["path"][-1, 0] - goal[0], abs=1e-5)

@@ -1,0 +1,328 @@
+"""data/collect.py for the robot tasks: episodes, workers, experts, and what bad input gets."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "data"))
+import cards
+import collect
+
+with contextlib.redirect_stderr(io.StringIO()):
+    import mrn
+
+SCRIPT = ROOT / "data" / "collect.py"
+DIMS = {"FetchReach": (10, 3, 4, 50), "FetchPush": (25, 3, 4, 50), "HandBlockZ": (61, 7, 20, 100)}
+SIZE = ("--expert-episodes", 3, "--random-episodes", 3)
+PUBLISHED = sorted(path.stem for path in collect.EXPERTS.glob("*.pt"))
+
+
+def run(*flags):
+    """main() in this process; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["collect.py", *map(str, flags)])
+        patch.setattr(collect.signal, "signal", lambda *_: None)
+        try:
+            collect.main()
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def load(path):
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(str(arrays.pop("manifest"))), arrays
+
+
+def one_line(capsys, *parts):
+    """The error message, which must be one line that holds the parts."""
+    lines = [line for line in capsys.readouterr().err.split("\n") if line.strip() and "%|" not in line]
+    assert len(lines) == 1 and lines[0].startswith("collect.py: error: "), lines
+    assert all(part in lines[0] for part in parts), lines[0]
+
+
+@pytest.fixture(scope="module")
+def reach(tmp_path_factory):
+    """A dataset of three episodes of either kind, from two workers."""
+    path = tmp_path_factory.mktemp("data") / "reach.npz"
+    assert run("--task", "FetchReach", "--out", path, "--workers", 2, *SIZE) == 0
+    return path
+
+
+@pytest.fixture
+def copy(reach, tmp_path):
+    path = tmp_path / "reach.npz"
+    path.write_bytes(reach.read_bytes())
+    return path
+
+
+def rewrite(path, change):
+    """Puts a changed manifest, with the right hashes, into a file."""
+    manifest, arrays = load(path)
+    change(manifest, arrays)
+    manifest["sha256"] = {name: collect.sha256(array) for name, array in arrays.items()}
+    np.savez(path, **arrays, manifest=np.array(json.dumps(manifest)))
+
+
+# --- episodes
+@pytest.mark.parametrize("task", ["FetchReach", "FetchSlide", "HandEggRotate"])
+def test_thin_stepper_equals_env_step(task):
+    assert mrn.stepper_matches_env(task, steps=120)
+
+
+@pytest.mark.parametrize("task", [task for task in ("FetchReach", "FetchPush", "HandBlockZ") if task in PUBLISHED])
+def test_replay_in_the_plain_environment(task):
+    """Shapes, and the seed and actions of an episode in a new gym.make environment give its other arrays, bit for bit.
+
+    The second and third episode come after others in the same process: nothing of those is left in them.
+    """
+    obs_dim, goal_dim, act_dim, horizon = DIMS[task]
+    robot = collect.Robot(task, collect.load_expert(task)[0])
+    d = collect.stack([robot.episode(*job) for job in (("random", 4, 7), ("expert", 0, 7), ("expert", 1, 7, 0.3))])
+    assert {name: (a.dtype.str, a.shape[1:]) for name, a in d.items()} == {
+        "observations": ("<f4", (horizon + 1, obs_dim)), "achieved_goals": ("<f4", (horizon + 1, goal_dim)),
+        "desired_goals": ("<f4", (goal_dim,)), "actions": ("<f4", (horizon, act_dim)),
+        "success": ("|b1", (horizon,)), "source": ("|u1", ()), "seeds": ("<i8", ())}
+    assert d["source"].tolist() == [0, 1, 1] and np.abs(d["actions"]).max() <= 1 and len(set(d["seeds"].tolist())) == 3
+    assert d["actions"][0].std() == pytest.approx(1 / np.sqrt(3), abs=0.05)
+    for i, actions in enumerate(d["actions"]):
+        env = gym.make(mrn.TASKS[task][0])
+        state, _ = env.reset(seed=int(d["seeds"][i]))
+        np.testing.assert_array_equal(state["desired_goal"].astype(np.float32), d["desired_goals"][i])
+        for t in range(horizon + 1):
+            np.testing.assert_array_equal(state["observation"].astype(np.float32), d["observations"][i, t])
+            np.testing.assert_array_equal(state["achieved_goal"].astype(np.float32), d["achieved_goals"][i, t])
+            if t < horizon:
+                state, _, _, truncated, info = env.step(actions[t])
+                assert info["is_success"] == d["success"][i, t] and truncated == (t == horizon - 1)
+
+
+def test_the_expert_is_that_of_the_trainer():
+    """Float64 and one state at a time against the network of mrn.py, float32 and in a batch."""
+    expert, _ = collect.load_expert("FetchReach")
+    policy, _ = mrn.load_expert(collect.EXPERTS / "FetchReach.pt")
+    rng = np.random.default_rng(0)
+    observations, goals = rng.normal(1, 2, (50, 10)), rng.normal(1, 2, (50, 3))
+    ours = np.array([collect.expert_action(expert, *row) for row in zip(observations, goals)])
+    assert ours.dtype == np.float32 and 0.1 < np.abs(ours).mean() < 1
+    np.testing.assert_allclose(ours, policy(observations.astype(np.float32), goals.astype(np.float32)), atol=1e-4)
+
+
+def test_an_episode_with_a_warning_is_drawn_again():
+    robot = collect.Robot("FetchReach", None)
+    plain, calls, step = robot.episode("random", 0, 0), [], robot.step
+
+    def unstable(action):
+        calls.append(action)
+        if len(calls) == 20:
+            robot.env.data.qvel[0] = 1e12
+        return step(action)
+
+    robot.step = unstable
+    redrawn = robot.episode("random", 0, 0)
+    assert len(calls) == 100 and (plain["redrawn"], redrawn["redrawn"]) == (0, 1)
+    assert redrawn["seeds"] == collect.episode_seed("FetchReach", "random", 0, 0, attempt=1) != plain["seeds"]
+    assert np.isfinite(redrawn["observations"]).all()
+    robot.step = step
+    again = robot.episode("random", 0, 0)  # the bad state leaves nothing behind
+    assert all(np.array_equal(again[name], plain[name]) for name in plain)
+
+
+# --- the file
+def test_dataset(reach):
+    manifest, d = load(reach)
+    assert d["source"].tolist() == [1, 1, 1, 0, 0, 0] and d["observations"].shape == (6, 51, 10)
+    assert manifest["sha256"] == {name: collect.sha256(array) for name, array in d.items()}
+    assert json.loads(reach.with_suffix(".json").read_text()) == manifest
+    assert (manifest["task"], manifest["env_id"], manifest["horizon"]) == ("FetchReach", "FetchReach-v4", 50)
+    assert manifest["arguments"] == {"task": "FetchReach", "seed": 0, "expert_episodes": 3, "random_episodes": 3,
+                                     "expert_noise": 0.0}
+    assert manifest["expert"]["sha256"] == json.loads((collect.EXPERTS / "FetchReach.json").read_text())["sha256"]
+    assert manifest["expert"]["return"] > 40 > 10 > manifest["random"]["return"]
+    assert manifest["redrawn"] == {"expert": 0, "random": 0} and str(ROOT) not in json.dumps(manifest)
+    assert d["seeds"].tolist() == [collect.episode_seed("FetchReach", split, k, 0)
+                                   for split in ("expert", "random") for k in range(3)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_matter(reach, tmp_path, workers):
+    assert run("--task", "FetchReach", "--out", tmp_path / "d.npz", "--workers", workers, *SIZE) == 0
+    assert (tmp_path / "d.npz").read_bytes() == reach.read_bytes()  # hashes, manifest and all
+
+
+def test_an_existing_file_is_kept(copy, capsys):
+    before = os.stat(copy).st_ino
+    assert run("--task", "FetchReach", "--out", copy, *SIZE) == 0
+    assert "is there already" in capsys.readouterr().out and os.stat(copy).st_ino == before
+    assert run("--task", "FetchReach", "--out", copy, *SIZE[:2], "--random-episodes", 4) == 2
+    one_line(capsys, "--random-episodes 4", "made with 3")
+    rewrite(copy, lambda manifest, arrays: manifest["expert"].update(sha256="0" * 64))
+    assert run("--task", "FetchReach", "--out", copy, *SIZE) == 2
+    one_line(capsys, "another expert", "--force")
+
+
+def test_another_mujoco_version(copy, capsys):
+    rewrite(copy, lambda manifest, arrays: manifest["versions"].update(mujoco="3.8.0 and unknown"))
+    assert run("--task", "FetchReach", "--out", copy, *SIZE) == 0
+    error = capsys.readouterr().err
+    assert "warning" in error and "3.8.0 and unknown" in error and collect.version("mujoco") in error
+    for flags in (SIZE, ("--verify",)):
+        assert run("--task", "FetchReach", "--out", copy, "--strict", *flags) == 2
+        one_line(capsys, "--strict", "3.8.0 and unknown", collect.version("mujoco"))
+
+
+def test_verify(copy, capsys):
+    def verify():
+        return run("--task", "FetchReach", "--out", copy, "--verify", "--workers", 1)
+
+    def other_machine(manifest, arrays):
+        manifest["platform"] = "Plan9 mips"
+
+    def edit(manifest, arrays):
+        arrays["observations"][2, 7, 1] += 1e-6
+
+    assert verify() == 0 and "bit for bit" in capsys.readouterr().out
+    rewrite(copy, edit)
+    assert verify() == 2
+    one_line(capsys, "observations of episode 2")
+    rewrite(copy, other_machine)  # where such a difference is nothing unusual ...
+    assert verify() == 0 and "standard errors" in capsys.readouterr().out
+    rewrite(copy, lambda manifest, arrays: arrays["observations"].__iadd__(0.1))  # ... but this one is
+    assert verify() == 2
+    one_line(capsys, "standard errors", "--force")
+
+
+def test_training_reads_it(reach, tmp_path):
+    command = [sys.executable, ROOT / "algos" / "dqapg.py", "--task", "FetchReach", "--dataset", reach, "--swap", "--updates",
+               "5", "--eval-episodes", "2", "--threads", "1", "--out", tmp_path / "runs"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
+
+
+# --- experts
+@pytest.fixture
+def experts(tmp_path, monkeypatch):
+    """A folder for the experts of a test, with that of FetchReach."""
+    folder = tmp_path / "experts"
+    folder.mkdir()
+    for name in ("FetchReach.pt", "FetchReach.json"):
+        (folder / name).write_bytes((collect.EXPERTS / name).read_bytes())
+    monkeypatch.setattr(collect, "EXPERTS", folder)
+    return folder
+
+
+def test_missing_expert(experts, tmp_path, capsys):
+    assert run("--task", "HandBlockXYZ", "--out", tmp_path / "d.npz") == 2
+    one_line(capsys, "--task HandBlockXYZ", "python data/mrn.py --task HandBlockXYZ")
+    assert not (tmp_path / "d.npz").exists()
+
+
+@pytest.mark.parametrize("damage", ["edited", "truncated", "no card", "bad card"])
+def test_damaged_expert(experts, tmp_path, capsys, damage):
+    content = bytearray((experts / "FetchReach.pt").read_bytes())
+    if damage == "edited":
+        content[len(content) // 2] ^= 1
+    elif damage == "truncated":
+        del content[-1000:]
+    elif damage == "no card":
+        (experts / "FetchReach.json").unlink()
+    else:
+        (experts / "FetchReach.json").write_text("{")
+    (experts / "FetchReach.pt").write_bytes(content)
+    assert run("--task", "FetchReach", "--out", tmp_path / "d.npz") == 2
+    one_line(capsys, "--task FetchReach", "FetchReach.pt")
+    assert not (tmp_path / "d.npz").exists()
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_published_experts_have_a_card(task):
+    expert, digest = collect.load_expert(task)
+    card, path = json.loads((collect.EXPERTS / f"{task}.json").read_text()), collect.EXPERTS / f"{task}.pt"
+    assert path.stat().st_size == card["bytes"] < 1e6 and card["env_id"] == mrn.TASKS[task][0]
+    assert card["evaluation"]["episodes"] >= 200
+    assert card["gate_reached"] == (card["evaluation"]["success"] >= cards.GATES[task])
+
+
+def test_tables_of_the_readme_are_those_of_the_cards():
+    text = cards.README.read_text()
+    for name, table in cards.tables().items():
+        assert f"<!-- table {name} -->\n{table}\n<!-- end -->" in text, "run python data/cards.py"
+
+
+def test_a_cards_scores():
+    env = gym.make("FetchReach-v4").unwrapped
+    goals = np.array([[1.0, 0, 0], [0, 0, 0]])
+    achieved = np.array([[[1.04, 0, 0], [1.0, 0, 0.02], [1, 0.06, 0]], [[1, 1, 1], [0, 0, 0], [0, 0.01, 0]]])
+    scores = cards.scores(env, achieved, goals)
+    assert (scores["return"], scores["success"], scores["success_any"], scores["return_error"]) == (2, 0.5, 1, 0)
+    env.distance_threshold = 0.03
+    assert cards.scores(env, achieved, goals)["return"] == 1.5
+
+
+# --- bad input, and ends that come early
+@pytest.mark.parametrize("flags, named", [
+    (["--expert-episodes", "-1"], "--expert-episodes -1"), (["--random-episodes", "x"], "--random-episodes"),
+    (["--expert-noise", "nan"], "--expert-noise nan"), (["--workers", "0"], "--workers 0"),
+    (["--expert-episodes", "0", "--random-episodes", "0"], "--expert-episodes 0"), (["--video", "a.avi"], "--video a.avi"),
+    (["--video", "no/a.mp4"], "--video no/a.mp4"), (["--verify"], "--out"), (["--task", "FetchFetch"], "--task FetchFetch"),
+    (["--task", "PointMaze", "--video", "a.mp4"], "--video"), (["--task", "PointMaze", "--speed"], "--speed")])
+def test_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("--task", "FetchReach", "--out", "d.npz", *flags) == 2
+    one_line(capsys, named)
+    assert not list(tmp_path.iterdir())
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_killed(tmp_path, victim):
+    """Kills a worker, then the parent ends with a line; or the parent, then the workers end."""
+    command = [sys.executable, SCRIPT, "--task", "FetchReach", "--out", tmp_path / "d.npz", "--workers", "2"]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    seen = ""
+    while "0%|" not in seen:  # the bar is there when all workers are ready
+        seen += (character := parent.stderr.read(1))
+        assert character, seen
+    workers = [pid for pid in children(parent.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(workers[0] if victim == "worker" else parent.pid, signal.SIGKILL)
+    error = parent.communicate(timeout=60)[1]
+    if victim == "worker":
+        lines = [line for line in error.splitlines() if line.strip() and "%|" not in line]
+        assert parent.returncode == 2 and len(lines) == 1 and "worker process died" in lines[0], error
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    assert [path.name for path in tmp_path.iterdir()] == [".d.npz.lock"]
+
+
+def test_no_opengl_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    assert run("--task", "FetchReach", "--video", tmp_path / "a.mp4") == 2
+    one_line(capsys, "--video", "MUJOCO_GL")
+    assert not list(tmp_path.iterdir())
