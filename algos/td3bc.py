@@ -84,7 +84,7 @@ class Data:
 class Relabelling:
     her_ratio: float = 0.5  # share of goals replaced by one achieved later on the same trajectory (Table 5)
     swap: bool = False  # goal swapping: also train on a copy of the batch with goals of other trajectories (Alg. 1)
-    swap_source: Literal["commanded", "batch", "achieved"] = "commanded"  # desired goals, the batch's shuffled, any
+    swap_source: Literal["batch", "commanded", "achieved"] = "batch"  # goals of the batch shuffled, desired ones, any
     swap_batch: Literal["equal", "double"] = "equal"  # the swapped copy is half of the batch, or a second batch
 
 

@@ -60,8 +60,7 @@ def key(row):
 def add(folders):
     """Appends the finished runs in `folders` that are not there yet."""
     rows = read_rows()
-    known, commit = {key(row) for row in rows}, subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    known = {key(row) for row in rows}
     for folder in map(Path, folders):
         try:
             row = json.loads((folder / "result.json").read_text())
@@ -69,14 +68,26 @@ def add(folders):
         except (OSError, ValueError) as error:
             fail(f"{folder}: not a finished run ({error})")
         episodes = evaluations[-1]["episodes"]
-        row |= {"commit": commit, "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")]
-                                            for e in evaluations],
+        row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
+        row |= {"commit": commit_of(row["method"], row["file_sha256"]),
+                "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")] for e in evaluations],
                 "first_returns": [episode["return"] for episode in evaluations[0]["episodes"]],
                 "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
         if key(row) not in known:
             known.add(key(row))
             rows.append(row)
     save_rows(rows)
+
+
+def commit_of(method, sha):
+    """The latest commit in which the method's file has this SHA-256, None if it was never committed."""
+    name = f"algos/{method}.py"
+    log = subprocess.run(["git", "log", "--format=%H", "--", name], cwd=REPOSITORY, capture_output=True, text=True)
+    for commit in log.stdout.split():
+        content = subprocess.run(["git", "show", f"{commit}:{name}"], cwd=REPOSITORY, capture_output=True).stdout
+        if hashlib.sha256(content).hexdigest() == sha:
+            return commit
+    return None
 
 
 def file_hash(method):
@@ -95,10 +106,10 @@ def revalidate():
         first = group[0]
         updates = first["curve"][0][0]
         with tempfile.TemporaryDirectory() as out:
-            flags = first["flags"] | {"out": out, "updates": updates, "threads": first["threads"], "dataset": None,
+            flags = first["flags"] | {"out": out, "updates": updates, "threads": first["threads"],
                                       "resume": False, "overwrite": False, "track": False}
             words = [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k}={v}"
-                     for k, v in flags.items() if v is not None]
+                     for k, v in flags.items()]
             done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{first['method']}.py", *words],
                                   capture_output=True, text=True)
             logs = [] if done.returncode else list(Path(out).glob("*/*/*/evaluations.jsonl"))
