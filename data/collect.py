@@ -1,9 +1,16 @@
 """Collects the offline dataset of a task, the same every time, into data/datasets/<task>.npz.
 
     python data/collect.py --task PointMaze
+    python data/collect.py --task HandBlockZ
+    python data/collect.py --task HandBlockZ --verify
+    python data/collect.py --task HandBlockZ --video hand.mp4
 
 PointMaze: an A* expert with noise walks each of the three demonstrated start-goal pairs ten times (App. C.3 and D of
-Yang et al. 2023, arXiv 2302.08865). The robot tasks are not available yet.
+Yang et al. 2023, arXiv 2302.08865).
+Robot tasks: 500 episodes of the expert data/experts/<task>.pt, without noise, failures included, and 2,000 of uniformly
+random actions (Sec. 5 and App. D). Every episode has its own seed and starts in the state of a new environment, so that
+it does not depend on the episodes before it, nor on the number of workers. Episodes in which MuJoCo warns of a bad
+state are drawn again from another seed, and counted in the manifest as "redrawn".
 
 The file holds, for N episodes of T steps:
     observations (N, T+1, obs_dim), achieved_goals (N, T+1, goal_dim), desired_goals (N, goal_dim)  float32
@@ -19,15 +26,21 @@ import errno
 import hashlib
 import heapq
 import io
+import itertools
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import signal
 import sys
+import tempfile
+import time
 import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -45,15 +58,31 @@ ROBOT_TASKS = ("FetchReach", "FetchPush", "FetchPick", "FetchSlide",
                "HandBlockZ", "HandBlockParallel", "HandBlockXYZ", "HandEggRotate")
 
 
+EXPERTS = REPOSITORY / "data" / "experts"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class Args:
-    task: str = "PointMaze"  # PointMaze
+    task: str = "PointMaze"  # PointMaze, Fetch{Reach,Push,Pick,Slide}, HandBlock{Z,Parallel,XYZ} or HandEggRotate
     out: Path | None = None  # the file to write; by default data/datasets/<task>.npz of this repository
     seed: int = 0  # another seed gives other episodes
+    expert_episodes: int = 500  # robot tasks: episodes of the expert (Sec. 5)
+    random_episodes: int = 2000  # robot tasks: episodes of uniformly random actions (Sec. 5)
+    expert_noise: float = 0.0  # robot tasks: deviation of Gaussian noise on the expert's actions, which lie in [-1, 1]
+    workers: int = CORES  # robot tasks: processes; the data do not depend on it
     episodes_per_pair: int = 10  # PointMaze: trajectories for each of the three demonstrated start-goal pairs
     action_noise: float = 0.3  # PointMaze: deviation of the noise on every way-point of A*, clipped at 1
     step_length: float = 0.6  # PointMaze: distance between way-points
     force: bool = False  # collect again although the file is there
+    verify: bool = False  # only check the file: its hashes, and a sample of its episodes made anew
+    strict: bool = False  # refuse a file made with another mujoco version, which is warned about otherwise
+    video: Path | None = None  # robot tasks: only write a video, .mp4, of the expert's first episode to this file
+    speed: bool = False  # robot tasks: only measure collection against raw mj_step with the same controls
+
+
+SETTINGS = {"PointMaze": ("episodes_per_pair", "action_noise", "step_length"),
+            "robots": ("expert_episodes", "random_episodes", "expert_noise")}
 
 
 def fail(message):
@@ -62,9 +91,9 @@ def fail(message):
     raise SystemExit(2)
 
 
-def episode_seed(task, split, episode, seed):
-    """The seed of one episode, which depends on nothing but these four."""
-    key = [zlib.crc32(task.encode()), zlib.crc32(split.encode()), episode, seed]
+def episode_seed(task, split, episode, seed, attempt=0):
+    """The seed of one episode, which depends on nothing but these; a redrawn episode has had more attempts."""
+    key = [zlib.crc32(task.encode()), zlib.crc32(split.encode()), episode, seed] + [attempt] * (attempt > 0)
     return int(np.random.SeedSequence(key).generate_state(1)[0] % 2**31)
 
 
@@ -154,6 +183,296 @@ def collect_pointmaze(args):
             "source": np.ones(len(seeds), np.uint8), "seeds": seeds.astype(np.int64)}
 
 
+# --- robot tasks
+
+
+def import_mrn():
+    """data/mrn.py, which takes seconds to import, and without the notice that gymnasium_robotics prints."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        import mrn
+    return mrn
+
+
+def load_expert(task):
+    """The networks of data/experts/<task>.pt as float64 arrays, see expert_action(), and the file's SHA-256."""
+    path = EXPERTS / f"{task}.pt"
+    if not path.exists():
+        fail(f"--task {task}: its expert {path} is missing; train it with `python data/mrn.py --task {task}` and "
+             f"publish it with `python data/cards.py --expert {task}`")
+    try:
+        content, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+        digest, expected = hashlib.sha256(content).hexdigest(), card["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"--task {task}: {path} or its card {path.stem}.json cannot be read ({error}); "
+             "restore both, e.g. with `git checkout`")
+    if digest != expected:
+        fail(f"--task {task}: {path} is damaged or edited, its SHA-256 differs from its card {path.stem}.json; "
+             "restore both, e.g. with `git checkout`")
+    return read_expert(content), digest
+
+
+def read_expert(content):
+    """The networks in the bytes of an expert.pt of data/mrn.py, as float64 arrays."""
+    import torch
+    expert = torch.load(io.BytesIO(content), weights_only=True)
+    names = ["body.0", "body.2", "body.4", "head"]
+    layers = [[expert["actor"][f"{name}.{part}"].double().numpy() for part in ("weight", "bias")] for name in names]
+    mean, std = (np.concatenate([expert[f"{part}_{kind}"].double().numpy() for part in ("obs", "goal")])
+                 for kind in ("mean", "std"))
+    return {"layers": layers, "mean": mean, "std": std, "clip": expert["clip"]}
+
+
+def expert_action(expert, observation, goal):
+    """The action (act_dim,) float32 for an observation (obs_dim,) and a goal (goal_dim,), both float64.
+
+    One state at a time and in float64, so that the action, rounded to float32, depends neither on a batch nor, but for
+    one rounding in millions, on how a CPU's matrix product orders its sums.
+    """
+    x = ((np.concatenate([observation, goal]) - expert["mean"]) / expert["std"]).clip(-expert["clip"], expert["clip"])
+    *body, (weight, bias) = expert["layers"]
+    for w, b in body:
+        x = np.maximum(w @ x + b, 0)
+    return np.tanh(weight @ x + bias).astype(np.float32)
+
+
+class Robot:
+    """The environment of a robot task, in which every episode runs as the first one of a new environment would."""
+
+    def __init__(self, task, expert):
+        import mujoco
+        self.mj, self.mrn = mujoco, import_mrn()
+        mujoco.set_mju_user_warning(lambda message: None)  # counted all the same; it would write MUJOCO_LOG.TXT
+        self.task, self.expert = task, expert
+        self.env, self.step, self.horizon = self.mrn.make_env(task)
+        self.new = self.state()
+
+    def state(self):
+        kind = self.mj.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(self.mj.mj_stateSize(self.env.model, kind))
+        self.mj.mj_getState(self.env.model, self.env.data, state, kind)
+        return state
+
+    def restore(self, state):
+        self.mj.mj_setState(self.env.model, self.env.data, state, self.mj.mjtState.mjSTATE_INTEGRATION)
+
+    def reset(self, seed):
+        self.restore(self.new)
+        self.env.data.warning.number[:] = 0
+        return self.env.reset(seed=seed)[0]
+
+    def episode(self, split, episode, seed, noise=0.0):
+        """Runs one episode: a dict of its row in each array of the format, and of how often it was redrawn."""
+        for attempt in itertools.count():
+            if attempt == 100:
+                raise RuntimeError(f"{split} episode {episode}: MuJoCo warned of a bad state 100 times")
+            own_seed = episode_seed(self.task, split, episode, seed, attempt)
+            start = self.reset(own_seed)
+            observation, goal = start["observation"], start["desired_goal"]
+            rng, shape = np.random.default_rng([own_seed, 1]), (self.horizon, *self.env.action_space.shape)
+            random = rng.uniform(-1, 1, shape) if split == "random" else noise * rng.standard_normal(shape)
+            observations, achieved, actions = [observation], [start["achieved_goal"]], random.astype(np.float32)
+            for action in actions:
+                if split != "random":
+                    action[:] = np.clip(action + expert_action(self.expert, observation, goal), -1, 1)
+                observation, now = self.step(action)
+                observations.append(observation)
+                achieved.append(now)
+            if not self.env.data.warning.number.any():
+                break
+        achieved = np.array(achieved)
+        reward = self.mrn.compute_reward(self.env, achieved[1:], np.tile(goal, (self.horizon, 1)))
+        return {"observations": np.array(observations, np.float32), "achieved_goals": achieved.astype(np.float32),
+                "desired_goals": goal.astype(np.float32), "actions": actions, "success": reward == 0,
+                "source": np.uint8(split != "random"), "seeds": np.int64(own_seed), "redrawn": attempt}
+
+    def raw_seconds(self, split, episode, seed, noise=0.0):
+        """Time that mj_step alone takes with the controls of an episode."""
+        made = self.episode(split, episode, seed, noise)
+        self.reset(int(made["seeds"]))
+        data, start, controls = self.env.data, self.state(), []
+        for action in made["actions"]:
+            self.step(action)
+            controls.append((data.ctrl.copy(), data.mocap_pos.copy(), data.mocap_quat.copy()))
+        self.restore(start)
+        began = time.perf_counter()
+        for ctrl, mocap_pos, mocap_quat in controls:
+            data.ctrl[:], data.mocap_pos[:], data.mocap_quat[:] = ctrl, mocap_pos, mocap_quat
+            self.mj.mj_step(self.env.model, data, nstep=self.env.n_substeps)
+        return time.perf_counter() - began
+
+
+def work(pipe, task):
+    """A process that gets the expert, then does what it is asked until the pipe closes.
+
+    It closes when the parent ends, however that ends: no process is left behind.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        robot = Robot(task, pipe.recv())
+        pipe.send(None)
+        while True:
+            method, *job = pipe.recv()
+            pipe.send(getattr(robot, method)(*job))
+    except (EOFError, ConnectionError):
+        pass
+    except Exception as error:  # told in one line by the parent
+        pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def simulate(task, expert, jobs, workers, method="episode"):
+    """Does each of the jobs, arguments of Robot.episode, in one of `workers` processes.
+
+    Returns the results, in the order of the jobs, and the seconds they took from when all processes were ready.
+    """
+    context, processes, results = multiprocessing.get_context("spawn"), {}, [None] * len(jobs)
+    try:
+        for _ in range(min(workers, len(jobs))):
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, task), daemon=True)
+            with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1"):
+                process.start()
+            processes[pipe] = process
+            theirs.close()
+
+        def talk(pipe, *message):
+            """Sends a message, or receives one; ends the program if the worker has died or failed."""
+            try:
+                answer = pipe.send(*message) if message else pipe.recv()
+            except (EOFError, ConnectionError):
+                processes[pipe].join(1)
+                fail(f"--workers {workers}: a worker process died (exit code {processes[pipe].exitcode}; "
+                     "is there enough memory?); nothing was written, try again with fewer")
+            if isinstance(answer, Exception):
+                fail(f"--task {task}: a worker process failed ({answer})")
+            return answer
+
+        for pipe in processes:
+            talk(pipe, expert)  # not an argument of the process: start() would wait for ever if it died at once
+        for pipe in processes:
+            talk(pipe)
+        began, waiting, doing = time.monotonic(), enumerate(jobs), {pipe: [] for pipe in processes}
+
+        def give(pipe):
+            for k, job in itertools.islice(waiting, 1):
+                doing[pipe].append(k)
+                talk(pipe, (method, *job))
+
+        for pipe in [*processes, *processes]:  # the second is there when the first is done
+            give(pipe)
+        with tqdm(total=len(jobs), unit=" episodes", dynamic_ncols=True) as bar:
+            while any(doing.values()):
+                for pipe in multiprocessing.connection.wait([pipe for pipe in processes if doing[pipe]]):
+                    results[doing[pipe].pop(0)] = talk(pipe)
+                    give(pipe)
+                    bar.update()
+        return results, time.monotonic() - began
+    finally:
+        for pipe, process in processes.items():
+            pipe.close()
+            process.terminate()
+        for process in processes.values():
+            process.join()
+
+
+def robot_jobs(args):
+    """The jobs of a dataset, in the order of the file."""
+    counts = (("expert", args.expert_episodes), ("random", args.random_episodes))
+    return [(split, k, args.seed, args.expert_noise) for split, count in counts for k in range(count)]
+
+
+def stack(episodes):
+    """The arrays of the format from results of Robot.episode."""
+    return {name: np.stack([episode[name] for episode in episodes]) for name in episodes[0] if name != "redrawn"}
+
+
+def collect_robots(args, expert):
+    """Episodes of a robot task: arrays by name, as described at the top of this file, and counts of redrawn ones."""
+    episodes, _ = simulate(args.task, expert, robot_jobs(args), args.workers)
+    redrawn = {split: sum(episode["redrawn"] for episode in episodes if episode["source"] == code)
+               for split, code in (("expert", 1), ("random", 0))}
+    return stack(episodes), redrawn
+
+
+def kind_of_machine():
+    """What bits of a simulation may depend on besides versions: system, C library and vector instructions."""
+    import torch
+    return " ".join([platform.system(), platform.machine(), "".join(platform.libc_ver()),
+                     torch.backends.cpu.get_cpu_capability()])
+
+
+def measure(args, expert):
+    """Prints how fast episodes are collected, of what mj_step alone allows with the same controls on as many cores.
+
+    mj_step on its own knows no resets, observations, policy or rewards: all of them count as loss.
+    """
+    jobs = [("random" if k % 5 else "expert", k, args.seed, args.expert_noise) for k in range(40 * args.workers)]
+    shares = []
+    for _ in range(3):
+        episodes, seconds = simulate(args.task, expert, jobs, args.workers)
+        raw, _ = simulate(args.task, expert, jobs, args.workers, "raw_seconds")
+        steps = sum(len(episode["actions"]) for episode in episodes)
+        shares.append(sum(raw) / args.workers / seconds)
+        print(f"{args.task}, {args.workers} workers: {steps / seconds:,.0f} steps/s, raw mj_step "
+              f"{steps * args.workers / sum(raw):,.0f} steps/s, share {shares[-1]:.1%}", flush=True)
+    print(f"{args.task}: median share {np.median(shares):.1%}, load average {os.getloadavg()[0]:.1f}")
+
+
+def render(path, task, seed):
+    """Process that writes a video of the expert's first episode, with the OpenGL that MUJOCO_GL names."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        import imageio
+        robot = Robot(task, load_expert(task)[0])
+        episode = robot.episode("expert", 0, seed)
+        robot.reset(int(episode["seeds"]))
+        # Drawing the goal changes the simulation of a Hand: a second environment, which only shows states, does that.
+        camera = gym.make(robot.env.spec, render_mode="rgb_array").unwrapped
+        camera.reset(seed=0)
+        camera.goal = robot.env.goal
+        with imageio.get_writer(path, format="FFMPEG", fps=camera.metadata["render_fps"], codec="libx264") as video:
+            for action in [None, *episode["actions"]]:
+                if action is not None:
+                    robot.step(action)
+                for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
+                    getattr(camera.data, name)[:] = getattr(robot.env.data, name)
+                robot.mj.mj_forward(camera.model, camera.data)
+                video.append_data(camera.render())
+    except Exception as error:  # a missing library raises one of many kinds
+        path.unlink(missing_ok=True)
+        path.with_suffix(".txt").write_text(f"{type(error).__name__}: {error}".splitlines()[0])
+        os._exit(1)  # some libraries crash when they are unloaded after that
+
+
+def write_video(args):
+    """Tries one OpenGL after the other, each in its own process: once loaded, one cannot be exchanged."""
+    context, chosen = multiprocessing.get_context("spawn"), os.environ.get("MUJOCO_GL")
+    backends = [chosen] if chosen else ["egl", "osmesa"] if sys.platform == "linux" else ["glfw"]
+    reasons = []
+    with tempfile.TemporaryDirectory(dir=args.video.parent, prefix=f".{args.video.name}.") as folder:
+        temporary = Path(folder) / "video.mp4"
+        for backend in backends:
+            process = context.Process(target=render, args=(temporary, args.task, args.seed), daemon=True)
+            with mock.patch.dict(os.environ, MUJOCO_GL=backend):
+                process.start()
+            process.join()
+            if process.exitcode == 0 and temporary.exists():
+                os.replace(temporary, args.video)
+                print(f"{args.video}: the expert's first episode on {args.task}, rendered with {backend}")
+                return
+            why = temporary.with_suffix(".txt")
+            reasons.append(f"{backend}: {why.read_text() if why.exists() else f'exit code {process.exitcode}'}")
+    fail(f"--video {args.video}: no offscreen OpenGL works here ({'; '.join(reasons)}); install libegl1 or libosmesa6, "
+         "or name another with the variable MUJOCO_GL")
+
+
+# --- the file
+
+
+def versions():
+    packages = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
 def describe(arrays, args, env_id):
     """The manifest of a dataset, a dict for JSON."""
     source, success = arrays["source"], arrays["success"]
@@ -164,8 +483,7 @@ def describe(arrays, args, env_id):
         if chosen.any():
             manifest[name] |= {"return": float(success[chosen].sum(1).mean()),
                                "success": float(success[chosen, -1].mean())}
-    packages = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco")
-    manifest["versions"] = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    manifest["versions"] = versions()
     manifest["platform"] = f"{platform.system()} {platform.machine()}"
     manifest["sha256"] = {name: sha256(array) for name, array in arrays.items()}
     return manifest
@@ -173,25 +491,114 @@ def describe(arrays, args, env_id):
 
 def arguments(args):
     """The settings that the arrays depend on."""
-    return {key: value for key, value in asdict(args).items() if key not in ("out", "force")}
+    unused = {"out", "force"}
+    if isinstance(args, Args):
+        others = "robots" if args.task == "PointMaze" else "PointMaze"
+        unused |= {"workers", "verify", "strict", "video", "speed", *SETTINGS[others]}
+    return {key: value for key, value in asdict(args).items() if key not in unused}
 
 
-def check_existing(path, args):
-    """The manifest of an existing file; fails unless it is whole and was made with the same settings."""
+def read_dataset(path, mend):
+    """The arrays and the manifest of a file, checked against its hashes."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            manifest = json.loads(str(file["manifest"]))
-            whole = manifest["sha256"] == {name: sha256(file[name]) for name in file.files if name != "manifest"}
-            made_with = dict(manifest["arguments"])
+            arrays = {name: file[name] for name in file.files}
+        manifest = json.loads(str(arrays.pop("manifest")))
+        whole = manifest["sha256"] == {name: sha256(array) for name, array in arrays.items()}
+        dict(manifest["arguments"]), dict(manifest["versions"])
     except Exception as error:  # a damaged or foreign file raises one of many kinds
-        fail(f"--out {path}: is there but is not a readable dataset ({error}); replace it with --force")
+        fail(f"--out {path}: is there but is not a readable dataset ({error}); {mend}")
     if not whole:
-        fail(f"--out {path}: is there but its arrays differ from its manifest; replace it with --force")
+        fail(f"--out {path}: is there but its arrays differ from its manifest; {mend}")
+    return arrays, manifest
+
+
+def check_versions(path, manifest, args):
+    """Warns of another mujoco version, or fails with --strict."""
+    there, here = manifest["versions"].get("mujoco"), version("mujoco")
+    if there == here or args.task == "PointMaze":  # which does not use it
+        return
+    message = (f"{path}: was made with mujoco {there}, here is {here}, in which the same seed and actions lead "
+               "elsewhere")
+    if args.strict:
+        fail(f"--strict: {message}; install that version or collect it again with --force")
+    print(f"collect.py: warning: {message}", file=sys.stderr)
+
+
+def check_existing(path, args, expert_hash=None):
+    """The manifest of an existing file; fails unless it is whole and was made with the same settings."""
+    _, manifest = read_dataset(path, "replace it with --force")
+    made_with = manifest["arguments"]
     for key, value in arguments(args).items():
         if made_with.get(key) != value:
             fail(f"--{key.replace('_', '-')} {value}: {path} is there and was made with {made_with.get(key)}; "
                  "replace it with --force or name another --out")
+    if manifest["expert"].get("sha256") != expert_hash:
+        fail(f"--out {path}: is there and was made with another expert than {EXPERTS / args.task}.pt; replace it with "
+             "--force or name another --out")
+    check_versions(path, manifest, args)
     return manifest
+
+
+def verify(path, args):
+    """Makes a sample of a file's episodes anew, PointMaze's all; fails unless they are the same.
+
+    Bit for bit where versions and kind of machine are those of the manifest. Elsewhere by distribution: no statistic of
+    the sample lies 5 standard errors or more from the file's.
+    """
+    if not path.exists():
+        fail(f"--out {path}: does not exist; without --verify it is collected")
+    arrays, manifest = read_dataset(path, "collect it again with --force")
+    check_versions(path, manifest, args)
+    made_with, robots = manifest["arguments"], args.task != "PointMaze"
+    if manifest["task"] != args.task:
+        fail(f"--task {args.task}: {path} is of {manifest['task']}")
+    names = ("seed", *SETTINGS["robots" if robots else "PointMaze"])
+    if "origin" in manifest or any(not isinstance(made_with.get(name), (int, float)) for name in names):
+        fail(f"--verify: {path} does not come from collect.py, so its episodes cannot be made anew")
+    made = Args(task=args.task, **{name: made_with[name] for name in names})
+    same = manifest["versions"] == versions()
+    if robots:
+        same &= manifest["platform"] == kind_of_machine()
+        jobs = robot_jobs(made)
+        if len(jobs) != len(arrays["seeds"]):
+            fail(f"--verify: {path} holds {len(arrays['seeds'])} episodes, its manifest says {len(jobs)}")
+        count = 10 if same else 100
+        chosen = sorted({int(k) for first, n in ((0, made.expert_episodes), (made.expert_episodes, made.random_episodes))
+                         for k in first + np.linspace(0, n - 1, min(n, count)).round()})
+        expert = None
+        if made.expert_episodes:
+            expert, digest = load_expert(args.task)
+            if manifest["expert"].get("sha256") != digest:
+                fail(f"--verify: {path} was made with another expert than {EXPERTS / args.task}.pt; collect it again "
+                     "with --force")
+        fresh = stack(simulate(args.task, expert, [jobs[k] for k in chosen], args.workers)[0])
+    else:
+        chosen, fresh = list(range(len(arrays["seeds"]))), collect_pointmaze(made)
+    if same:
+        for name, array in fresh.items():
+            wrong = [k for row, k in enumerate(chosen) if sha256(array[row]) != sha256(arrays[name][k])]
+            if wrong:
+                fail(f"--verify: {path}: {name} of episode {wrong[0]} ({len(wrong)} of {len(chosen)} episodes) differ "
+                     "from those made anew; collect it again with --force")
+        print(f"{path}: whole; {len(chosen)} episodes made anew are the same, bit for bit")
+        return
+
+    def statistics(data):
+        """One row per episode: return, success at the end, mean observation."""
+        return np.column_stack([data["success"].sum(1), data["success"][:, -1], data["observations"].mean(1)])
+
+    worst = 0.0
+    for code in np.unique(arrays["source"]):
+        theirs, ours = (statistics({name: x[name][x["source"] == code] for name in ("success", "observations")})
+                        for x in (arrays, fresh))
+        error = np.sqrt(theirs.var(0) / len(theirs) + ours.var(0) / len(ours)) + 1e-4
+        worst = max(worst, float((np.abs(theirs.mean(0) - ours.mean(0)) / error).max()))
+    if worst >= 5:
+        fail(f"--verify: {path}: {len(chosen)} episodes made anew differ from it by {worst:.1f} standard errors; "
+             "collect it again with --force")
+    print(f"{path}: whole; made with other versions or on another kind of machine, {len(chosen)} episodes made anew "
+          f"differ by at most {worst:.1f} standard errors")
 
 
 @contextlib.contextmanager
@@ -233,46 +640,82 @@ def parse():
         fail(" ".join(lines[:lines.index("")] if "" in lines else lines) + "; see --help")
 
 
-def main():
-    args = parse()
-    # SIGTERM ends like Ctrl-C, through the clean-up in write()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    if args.task in ROBOT_TASKS:
-        fail(f"--task {args.task}: its expert is not available yet; PointMaze is")
-    if args.task != "PointMaze":
-        fail(f"--task {args.task}: unknown; known are PointMaze and, not available yet, {', '.join(ROBOT_TASKS)}")
-    for flag, value, good in (("seed", args.seed, args.seed >= 0), ("action-noise", args.action_noise, 0 <= args.action_noise <= 10),
+def check(args):
+    """Fails on a flag that is out of range."""
+    if args.task != "PointMaze" and args.task not in ROBOT_TASKS:
+        fail(f"--task {args.task}: unknown; known are PointMaze, {', '.join(ROBOT_TASKS)}")
+    for flag, value, good in (("seed", args.seed, args.seed >= 0),
+                              ("expert-episodes", args.expert_episodes, 0 <= args.expert_episodes <= 10**6),
+                              ("random-episodes", args.random_episodes, 0 <= args.random_episodes <= 10**6),
+                              ("expert-noise", args.expert_noise, 0 <= args.expert_noise <= 10),
+                              ("workers", args.workers, 1 <= args.workers <= 1024),
+                              ("action-noise", args.action_noise, 0 <= args.action_noise <= 10),
                               ("episodes-per-pair", args.episodes_per_pair, args.episodes_per_pair > 0),
                               ("step-length", args.step_length, 0.05 <= args.step_length <= 2)):
         if not good:
             fail(f"--{flag} {value}: out of range; see --help")
+    if not args.expert_episodes + args.random_episodes:
+        fail("--expert-episodes 0: with --random-episodes 0 there is nothing to collect")
+    for flag in ("video", "speed"):
+        if getattr(args, flag) and args.task == "PointMaze":
+            fail(f"--{flag}: is for the robot tasks; name one with --task")
+    if args.video and (args.video.suffix != ".mp4" or not args.video.parent.is_dir()):
+        fail(f"--video {args.video}: must name a file that ends in .mp4, in a folder that is there")
+
+
+def main():
+    args = parse()
+    # SIGTERM ends like Ctrl-C, through the clean-up in write() and simulate()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    check(args)
     sys.path.insert(0, str(REPOSITORY))
     out = args.out or REPOSITORY / "data" / "datasets" / f"{args.task}.npz"
     if out.suffix != ".npz" or out.is_dir():
         fail(f"--out {out}: must name a file that ends in .npz")
+    robots, expert, digest = args.task != "PointMaze", None, None
     try:
+        if args.verify:
+            verify(out, args)
+            return
+        if robots and (args.expert_episodes or args.video or args.speed):
+            expert, digest = load_expert(args.task)
+        if args.video:
+            write_video(args)
+            return
+        if args.speed:
+            measure(args, expert)
+            return
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out):  # whoever comes second waits here, then finds the file
             if out.exists() and not args.force:
-                manifest = check_existing(out, args)
+                manifest = check_existing(out, args, digest)
                 write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
                 print(f"{out} is there already; --force collects it again")
                 return
-            arrays = collect_pointmaze(args)
-            manifest = describe(arrays, args, "PointMaze-v0")
             content = io.BytesIO()
-            np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
+            if robots:
+                arrays, redrawn = collect_robots(args, expert)
+                manifest = describe(arrays, args, import_mrn().TASKS[args.task][0])
+                manifest |= {"redrawn": redrawn, "platform": kind_of_machine()}
+                manifest["expert"] |= {"sha256": digest} if digest else {}
+                # compression would save a tenth, for several times the time to load
+                np.savez(content, **arrays, manifest=np.array(json.dumps(manifest)))
+            else:
+                arrays = collect_pointmaze(args)
+                manifest = describe(arrays, args, "PointMaze-v0")
+                np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
             write(out, content.getvalue())
             write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
     except KeyboardInterrupt:
         print(f"collect.py: interrupted, {out} is as it was", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
+        flag, path = ("video", args.video) if args.video else ("out", out)
         hint = "free space there" if error.errno == errno.ENOSPC else "name another file"
-        fail(f"--out {out}: {error.strerror or error}; {hint}")
-    expert = manifest["expert"]
-    print(f"{out}: {expert['episodes']} expert episodes, mean return {expert['return']:.1f}, "
-          f"success {expert['success']:.2f}")
+        fail(f"--{flag} {path}: {error.strerror or error}; {hint}")
+    parts = [f"{manifest[split]['episodes']} {split} episodes, mean return {manifest[split]['return']:.1f}, "
+             f"success {manifest[split]['success']:.2f}" for split in ("expert", "random") if manifest[split]["episodes"]]
+    print(f"{out}: {'; '.join(parts)}")
 
 
 if __name__ == "__main__":

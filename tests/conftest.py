@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 # scripts run as processes that are forked from one where the slow imports are done, which saves 4 s for each
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["pytest", "tyro", "tqdm", "gymnasium", "torch._dynamo", "torch.utils.tensorboard",
+FORK.set_forkserver_preload(["pytest", "tyro", "gymnasium", "torch._dynamo", "torch.utils.tensorboard",
                              "matplotlib.figure", "matplotlib.backends.backend_agg"])
 
 
@@ -34,7 +34,7 @@ def execute(argv, folder, out, err, largest_file):
 
 
 class Run:
-    """`python SCRIPT ARGUMENTS` in a folder: a process of its own, with its exit status (-9 if killed) and output.
+    """`python SCRIPT ARGUMENTS` in a folder: a process, its exit status (-9 if killed) and its output.
 
     largest_file: bytes after which writing to a file fails, as on a full disk.
     """
@@ -43,8 +43,8 @@ class Run:
         self.files = [folder / name for name in (".stdout", ".stderr")]
         for file in self.files:
             file.write_text("")
-        argv = [str(script), *map(str, arguments)]
-        self.process = FORK.Process(target=execute, args=(argv, folder, *self.files, largest_file), daemon=True)
+        args = [str(script), *map(str, arguments)], folder, *self.files, largest_file
+        self.process = FORK.Process(target=execute, args=args, daemon=True)
         self.process.start()
 
     def wait(self, seconds=300):

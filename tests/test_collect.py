@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -248,7 +250,7 @@ def test_the_second_process_waits_for_the_lock(small, tmp_path):
 
 # --- bad input
 @pytest.mark.parametrize("flags, named", [
-    (["--task", "Nonsense"], "--task Nonsense"), (["--task", "FetchPush"], "not available yet"),
+    (["--task", "Nonsense"], "--task Nonsense"),
     (["--episodes-per-pair", "0"], "--episodes-per-pair 0"), (["--episodes-per-pair", "x"], "--episodes-per-pair"),
     (["--action-noise", "-1"], "--action-noise -1"), (["--action-noise", "nan"], "--action-noise nan"),
     (["--action-noise", "inf"], "--action-noise inf"), (["--seed", "-1"], "--seed -1"),
@@ -269,11 +271,20 @@ def test_out_that_is_a_folder(tmp_path, capsys):
 
 def test_full_disk_leaves_the_old_file_and_no_other(small):
     """A limit on the size of files makes the write fail half-way with an OSError, as a full disk does."""
-    before = small.read_bytes()
+    before = {file.name: file.read_bytes() for file in small.parent.iterdir()}
     command = [sys.executable, SCRIPT, "--out", small, "--force", "--episodes-per-pair", "10"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, preexec_fn=lambda: resource.setrlimit(
         resource.RLIMIT_FSIZE, (8000, 8000)))
     lines = [line for line in result.stderr.split("\n") if line.strip() and "%|" not in line]
     assert result.returncode == 2 and len(lines) == 1 and "--out" in lines[0], result.stderr
-    assert small.read_bytes() == before
-    assert sorted(p.name for p in small.parent.iterdir()) == [".small.npz.lock", "small.json", "small.npz"]
+    assert before.keys() == {".small.npz.lock", "small.json", "small.npz"}
+    assert {file.name: file.read_bytes() for file in small.parent.iterdir()} == before
+
+
+def test_a_killed_process_leaves_no_dataset_and_no_lock(tmp_path):
+    path = tmp_path / "maze.npz"
+    run = Run(tmp_path, SCRIPT, "--out", path, "--episodes-per-pair", 1000)
+    run.wait_for(lambda: "episodes/s" in run.err)
+    assert run.signal(signal.SIGKILL).wait().status == -signal.SIGKILL
+    assert not path.exists() and not path.with_suffix(".json").exists()
+    assert Run(tmp_path, SCRIPT, "--out", path, "--episodes-per-pair", 1).wait().status == 0 and path.exists()

@@ -40,6 +40,14 @@ def run(*flags):
     return 0
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_module():
+    """Processes import by name what they run: the module must be that of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "collect", collect)
+        yield
+
+
 def load(path):
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
