@@ -112,8 +112,8 @@ def test_clusters_are_free_and_the_demonstrated_pairs_are_those_of_fig_6():
     assert set(DEMONSTRATED_PAIRS) == {(0, 2), (1, 1), (2, 0)}
 
 
-@pytest.mark.parametrize("options", [{"begin": 0}, {"start": 3}, {"goal": -1}, {"goal": 1.0}, {"start": [0, 1]},
-                                     {"start": True}, {"start": "s_a"}, {"goal": None}])
+@pytest.mark.parametrize("options", [{"begin": 0}, {"start": 3}, {"goal": -1}, {"goal": 1.0},
+                                     {"start": [0, 1]}, {"start": True}, {"start": "s_a"}, {"goal": None}])
 def test_bad_options(options):
     name = next(iter(options))
     for env in (gym.make("PointMaze-v0"), make_batch(3)):
@@ -213,7 +213,7 @@ def test_no_point_enters_or_crosses_a_wall():
 
 
 def test_motion_against_a_slow_reference():
-    """In 1,000 parts: straight on until a part ends in a wall, then along the free axis until the next wall."""
+    """In 1,000 parts: straight until a part ends in a wall, then along the free axis until the next."""
     rng = np.random.default_rng(1)
     points, d = free_points(rng, 120), rng.uniform(-2, 2, (120, 2))
     ends, wrong, blocked = move(points, d), 0, 0
