@@ -139,8 +139,9 @@ def check(flags):
         if not low <= flags[name] <= high:
             fail(f"--{name} {flags[name]}: must lie between {low} and {high}")
     for name, value in flags.items():
-        if isinstance(value, float) and not np.isfinite(value):
-            fail(f"--{name} {value}: must be a finite number")
+        low = {int: 1, float: 0}.get(type(value))
+        if name not in bounds and low is not None and not low <= value < np.inf:
+            fail(f"--{name} {value}: must be a finite number of at least {low}")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
@@ -162,6 +163,8 @@ def load_dataset(path, task, env):
             data = {name: file[name] for name in file.files}
         manifest, actions = dict(json.loads(str(data.pop("manifest", "{}")))), data["actions"]
         hashes, (n, steps) = manifest["sha256"] if manifest else {}, actions.shape[:2]
+        if manifest and set(hashes) != set(data):
+            raise ValueError("its manifest lists other arrays")
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--dataset {path}: not a readable dataset ({error}); delete it or name another, see --help")
     if manifest.get("task", task) != task:
@@ -174,7 +177,7 @@ def load_dataset(path, task, env):
         array = data.get(name, np.empty(0, str))
         if array.shape != shape or not array.size or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite numbers; see --help")
-    lengths = data.setdefault("lengths", np.full(n, steps))
+    lengths = data.get("lengths", np.full(n, steps))
     if lengths.shape != (n,) or lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > steps).any():
         fail(f"--dataset {path}: lengths must be ({n},) whole numbers from 1 to {steps}; see --help")
     if (actions < box.low - 1e-5).any() or (actions > box.high + 1e-5).any():
@@ -374,6 +377,9 @@ def make_env(task):
         best = np.asarray(compute_reward(np.stack([goal, goal]), np.stack([goal, goal]), {}))  # of a reached goal
     except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError) as error:
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
+    box = env.action_space
+    if not isinstance(box, gym.spaces.Box) or box.low.ndim != 1 or not np.isfinite([box.low, box.high]).all():
+        fail(f"--task {task}: needs actions in a bounded box, not {box}")
     if best.shape != (2,) or not env.spec.max_episode_steps:
         fail(f"--task {task}: needs a compute_reward that takes whole batches, and max_episode_steps")
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best[0]
@@ -518,8 +524,9 @@ def train(agent_class, settings):
     if start >= o.updates:
         fail(f"--updates {o.updates}: {checkpoint} is already at update {start}")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir() if not e.resume else ():
-        old.unlink()
+    for name in () if e.resume else ("checkpoint.pt", "*.json", "*.jsonl", "paths.png", "events.out.tfevents.*"):
+        for old in folder.glob(name):
+            old.unlink()
     write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     metrics_log, eval_log = open_log(folder / "metrics.jsonl", start), open_log(folder / "evaluations.jsonl", start)
     if e.track:
@@ -574,7 +581,9 @@ def train(agent_class, settings):
         "machine": f"{platform.system()} {platform.machine()}"}, indent=1).encode())
     if e.task == "PointMaze":
         from envs.pointmaze import draw_paths
-        draw_paths(rows, folder / "paths.png")
+        picture = io.BytesIO()
+        draw_paths(rows, picture)
+        write(folder / "paths.png", picture.getvalue())
     print(f"{METHOD} on {e.task} after {n} updates, {e.eval_episodes} episodes: "
           + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
     print(f"{(n - start) / (seconds - eval_seconds):.1f} updates/s, evaluation {eval_seconds / seconds:.1%} of the "

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,22 @@ def file_hash(method):
     return hashlib.sha256((REPOSITORY / "algos" / f"{method}.py").read_bytes()).hexdigest()
 
 
+def same_start(row):
+    """Does the method's present file, run with a row's flags, give the same episodes at the first evaluation?"""
+    with tempfile.TemporaryDirectory() as out:
+        flags = row["flags"] | {"out": out, "updates": row["curve"][0][0], "threads": row["threads"], "resume": False,
+                                "overwrite": False, "track": False}
+        words = [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k}={v}" for k, v in flags.items()]
+        done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{row['method']}.py", *words],
+                              capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr.splitlines()[-1])
+            return False
+        log = next(Path(out).glob("*/*/*/evaluations.jsonl")).read_text()
+        episodes = json.loads(log.splitlines()[0])["episodes"]
+        return [episode["return"] for episode in episodes] == row["first_returns"]
+
+
 def revalidate():
     """Repeats the start of one run of each stale cell; if its first evaluation is the same, the cell is not stale."""
     rows = read_rows()
@@ -102,25 +119,14 @@ def revalidate():
     for row in rows:
         if row["file_sha256"] != file_hash(row["method"]):
             cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
-    for group in cells.values():
-        first = group[0]
-        updates = first["curve"][0][0]
-        with tempfile.TemporaryDirectory() as out:
-            flags = first["flags"] | {"out": out, "updates": updates, "threads": first["threads"],
-                                      "resume": False, "overwrite": False, "track": False}
-            words = [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k}={v}"
-                     for k, v in flags.items()]
-            done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{first['method']}.py", *words],
-                                  capture_output=True, text=True)
-            logs = [] if done.returncode else list(Path(out).glob("*/*/*/evaluations.jsonl"))
-            episodes = json.loads(logs[0].read_text().splitlines()[0])["episodes"] if logs else []
-        same = [episode["return"] for episode in episodes] == first["first_returns"]
-        print(f"{first['method']}, {describe(first)}: {'same' if same else 'differs'} after {updates} updates")
-        if done.returncode:
-            print(done.stderr.splitlines()[-1])
-        for row in group if same else []:
-            row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates})
-            row["file_sha256"] = file_hash(row["method"])
+    now = {method: file_hash(method) for method in {row["method"] for row in rows}}  # before any run starts
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for group, same in zip(cells.values(), pool.map(lambda group: same_start(group[0]), cells.values())):
+            first = group[0]
+            print(f"{first['method']}, {describe(first)}: {'same' if same else 'differs'} at the first evaluation")
+            for row in group if same and now[row["method"]] == file_hash(row["method"]) else []:
+                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": row["curve"][0][0]})
+                row["file_sha256"] = now[row["method"]]
     save_rows(rows)
 
 
