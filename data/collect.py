@@ -698,7 +698,7 @@ def main():
                 manifest = describe(arrays, args, import_mrn().TASKS[args.task][0])
                 manifest |= {"redrawn": redrawn, "platform": kind_of_machine()}
                 manifest["expert"] |= {"sha256": digest} if digest else {}
-                # not compressed: random actions and float observations hardly shrink
+                # not compressed; whether that would pay was not measured
                 np.savez(content, **arrays, manifest=np.array(json.dumps(manifest)))
             else:
                 arrays = collect_pointmaze(args)
