@@ -93,7 +93,7 @@ class Optimisation:
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update (Table 5)
     lr: float = 1e-3  # learning rate of Adam, all networks (Table 5)
-    hidden: int = 256  # units of each of the three hidden layers (Table 5)
+    hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers, all networks (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values stay in [-H, 0] with 1 (Sec. 2), in [-1/(1-gamma), 0] below 1
@@ -131,7 +131,7 @@ def fail(message):
 
 def check(flags):
     """Fails on a value that cannot work, naming its flag."""
-    bounds = {name: (1, 10**9) for name in "updates hidden target-every eval-every eval-episodes log-every "
+    bounds = {name: (1, 10**9) for name in "updates target-every eval-every eval-episodes log-every "
               "checkpoint-every".split()} | {"batch-size": (2, 10**6), "lr": (1e-12, 1), "threads": (0, 1024),
               "seed": (0, 2**31), **{name: (0, 1) for name in ("her-ratio", "polyak", "gamma")}}
     for name, (low, high) in bounds.items():
@@ -141,6 +141,8 @@ def check(flags):
         low = {int: 1, float: 0}.get(type(value))
         if name not in bounds and low is not None and not low <= value < np.inf:
             fail(f"--{name} {value}: must be a finite number of at least {low}")
+    if not flags["hidden"] or min(flags["hidden"]) < 1:
+        fail(f"--hidden {' '.join(map(str, flags['hidden']))}: needs the units of at least one layer, each 1 or more")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
@@ -151,8 +153,9 @@ def check(flags):
 
 
 # --- shared: dataset and replay buffer ---
-# obs, next_obs (B, obs_dim), action (B, action_dim), reward (B,) in {-1, 0}, goal (B, goal_dim)
-Batch = namedtuple("Batch", "obs action reward next_obs goal")
+# obs, next_obs (B, obs_dim), action (B, action_dim), reward (B,) in {-1, 0}, goal (B, goal_dim), achieved: that of obs,
+# initial_obs: of the same trajectory, offset (B,): steps until the goal is achieved if it is a hindsight goal, else inf
+Batch = namedtuple("Batch", "obs action reward next_obs goal achieved initial_obs offset")
 
 
 def load_dataset(path, task, env):
@@ -212,12 +215,15 @@ class ReplayBuffer:
         future = t + 1 + (self.rng.random(size) * (self.lengths[i] - t)).astype(int)  # uniform over t+1, ..., T
         hindsight = self.rng.random(size) < r.her_ratio
         goal[hindsight] = self.achieved[i, future][hindsight]  # Alg. 3, line 4
+        offset = np.where(hindsight, future - t, np.inf)
         if r.swap:  # Alg. 1
             i, t, goal = np.tile(i, 2), np.tile(t, 2), np.concatenate([goal, self.other_goals(goal)])
+            offset = np.concatenate([offset, np.full(size, np.inf)])
         # Alg. 3 prints R(g, s_t), Alg. 1 R(phi(s'), g): the latter, like every environment with this interface
         reward = self.reached(self.achieved[i, t + 1], goal) - 1.0  # Eq. (2)
-        arrays = self.obs[i, t], self.actions[i, t], reward.astype(np.float32), self.obs[i, t + 1], goal
-        return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
+        arrays = (self.obs[i, t], self.actions[i, t], reward, self.obs[i, t + 1], goal, self.achieved[i, t],
+                  self.obs[i, 0], offset)
+        return Batch(*(torch.from_numpy(array.astype(np.float32, copy=False)).to(self.device) for array in arrays))
 
     def other_goals(self, goal):
         """Alg. 1, line 3: a random goal for each goal of a relabelled batch (B, goal_dim)."""
@@ -251,13 +257,13 @@ class Normalizer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Three hidden ReLU layers (Table 5); Xavier-uniform weights and zero biases as in the GoFAR code base."""
+    """Hidden ReLU layers of these widths; Xavier-uniform weights and zero biases as in the GoFAR code base."""
 
     def __init__(self, inputs, outputs, hidden):
         super().__init__()
-        widths = [(inputs, hidden), (hidden, hidden), (hidden, hidden)]
+        widths = zip((inputs, *hidden), hidden)
         self.body = nn.Sequential(*(m for width in widths for m in (nn.Linear(*width), nn.ReLU(inplace=True))))
-        self.head = nn.Linear(hidden, outputs)
+        self.head = nn.Linear(hidden[-1], outputs)
         for layer in [*self.body[::2], self.head]:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -312,6 +318,9 @@ def interpolate(target, online, polyak):
 # --- end shared ---
 
 
+DEFAULTS = Settings()
+
+
 class DQAPG(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
@@ -349,7 +358,7 @@ class DQAPG(nn.Module):
 
     def update(self, batch, n):
         """Update number n, from 1, on a Batch; returns detached scalars by name."""
-        s, a, r, s_next, g = batch
+        s, a, r, s_next, g, *_ = batch
         fig9 = self.a.variant in ("fig9", "fig9-literal")
         y_q, y_v = self.targets(s, r, s_next, g)
 
@@ -409,6 +418,7 @@ def make_env(task):
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best[0]
 
 
+@torch.random.fork_rng()  # a policy that draws random numbers draws the same ones at every evaluation, and no others
 @torch.no_grad()
 def evaluate(agent, envs, task, reached, episodes, horizon, device):
     """Runs the policy on the fixed list of episodes: one dict per episode, with the achieved goals as "path".
@@ -416,6 +426,7 @@ def evaluate(agent, envs, task, reached, episodes, horizon, device):
     On PointMaze episode i starts in cluster i % 3 with a goal in cluster i // 3 % 3, so that all nine pairs come up.
     """
     rows = []
+    torch.manual_seed(EVAL_SEED)
     for first in range(0, episodes, envs.num_envs):
         index = np.arange(first, first + envs.num_envs)
         start, end = index % 3, index // 3 % 3
@@ -618,7 +629,7 @@ def main(agent_class):
     framed = io.StringIO()
     try:
         with contextlib.redirect_stderr(framed):
-            settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__)
+            settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__, default=DEFAULTS)
     except SystemExit as stop:
         if stop.code:
             fail(re.sub("[╭╮╰╯│─]", " ", framed.getvalue()))

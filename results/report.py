@@ -50,7 +50,7 @@ def read_rows():
 
 def setting(row):
     """The settings that define a cell of a table, as a hashable value."""
-    return row["method"], tuple(sorted((k, v) for k, v in row["flags"].items() if k not in NOT_A_SETTING))
+    return row["method"], tuple(sorted((k, str(v)) for k, v in row["flags"].items() if k not in NOT_A_SETTING))
 
 
 def key(row):
@@ -101,7 +101,9 @@ def same_start(row):
     with tempfile.TemporaryDirectory() as out:
         flags = row["flags"] | {"out": out, "updates": row["curve"][0][0], "threads": row["threads"], "resume": False,
                                 "overwrite": False, "track": False}
-        words = [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k}={v}" for k, v in flags.items()]
+        words = [word for k, v in flags.items() for word in (
+            [f"--{k}"] if v is True else [f"--no-{k}"] if v is False else [f"--{k}", *map(str, v)]
+            if isinstance(v, list) else [f"--{k}={v}"])]
         done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{row['method']}.py", *words],
                               capture_output=True, text=True)
         if done.returncode:

@@ -8,6 +8,7 @@ by the time of the update, sampling of the batch included. Batch 512, the networ
 size of a PointMaze or a Shadow Hand task. Stop everything else on the machine first.
 """
 
+import copy
 import importlib.util
 import statistics
 import sys
@@ -61,7 +62,7 @@ def make(module, sizes, swap):
     rng, (obs, goal, action) = np.random.default_rng(0), sizes
     data = {"observations": rng.normal(size=(500, 101, obs)), "achieved_goals": rng.normal(size=(500, 101, goal)),
             "desired_goals": rng.normal(size=(500, goal)), "actions": rng.uniform(-1, 1, size=(500, 100, action))}
-    settings = module.Settings()
+    settings = copy.deepcopy(module.DEFAULTS)
     settings.relabelling.swap = swap
     buffer = module.ReplayBuffer(data, settings.relabelling, lambda a, g: np.linalg.norm(a - g, axis=-1) < 1, 0)
     agent_class = next(v for v in vars(module).values() if isinstance(v, type) and hasattr(v, "update")

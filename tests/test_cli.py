@@ -1,5 +1,6 @@
 """The scripts in algos/ as users run them: results, bad input, kills and resuming, copying a file out."""
 
+import copy
 import dataclasses
 import importlib.util
 import io
@@ -72,7 +73,7 @@ def test_a_run_writes_its_results(script, start, tmp_path):
     assert not [name for name in names if name.startswith(".")], "temporary files"
     assert (folder / "paths.png").read_bytes().startswith(b"\x89PNG")
     settings = json.loads((folder / "settings.json").read_text())
-    assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, 32, True)
+    assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, [32], True)
     assert load(folder / "checkpoint.pt")["update"] == 60
 
     metrics = rows_of(folder / "metrics.jsonl")
@@ -275,7 +276,8 @@ def test_bad_dataset(content, dataset, start, tmp_path):
 @pytest.mark.parametrize("flags", [
     "--task Nowhere", "--task Nowhere-v0", "--task CartPole-v1", "--task no:Nowhere-v0", "--dataset no.npz",
     "--dataset .", "--updates 0", "--batch-size 0", "--batch-size -2", "--batch-size 33 --swap", "--hidden 0",
-    "--lr 0", "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--seed -1", "--threads -1",
+    "--hidden 8 -1", "--lr 0", "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--seed -1",
+    "--threads -1",
     "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
     "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--resume", "--out file",
     "--out file/a", "--updates many", "--precision fp8", "--swap-source nowhere"])
@@ -292,12 +294,12 @@ def test_settings_of_the_method_must_be_finite(script, capsys):
     module = load_module(script)
     numbers = [field.name for field in dataclasses.fields(module.Algorithm) if field.type is float]
     for name in numbers:
-        settings = module.Settings()
+        settings = copy.deepcopy(module.DEFAULTS)
         setattr(settings.algorithm, name, math.nan)
         with pytest.raises(SystemExit) as stop:
             module.check(settings.flags())
         assert stop.value.code == 2 and f"--{name.replace('_', '-')} nan" in capsys.readouterr().err
-    module.check(module.Settings().flags())
+    module.check(copy.deepcopy(module.DEFAULTS).flags())
 
 
 @each_script

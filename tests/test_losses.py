@@ -1,5 +1,6 @@
 """Losses and targets of every method on three hand-made transitions, against values worked out by hand."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ class TableActor(nn.Module):
 
 def batch(module):
     obs = torch.tensor([[0.0], [1.0], [2.0]])
-    return module.Batch(obs, A, REWARD, obs + 3, torch.zeros(3, 1))
+    return module.Batch(obs, A, REWARD, obs + 3, torch.zeros(3, 1), torch.zeros(3, 1), obs, torch.tensor([1.0, math.inf, 3.0]))
 
 
 def agent(method, **algorithm):
@@ -104,7 +105,7 @@ def test_dqapg_fig9():
 
 def test_dqapg_targets_of_the_other_variants():
     module, it = agent("dqapg", variant="eq34")
-    s, _, r, s_next, g = batch(module)
+    s, _, r, s_next, g, *_ = batch(module)
     y_q, y_v = it.targets(s, r, s_next, g)
     assert y_q.tolist() == [-7, 0, -100] and y_v.tolist() == [-4, -2, -30]
     it.a.variant = "fig9-literal"
@@ -123,7 +124,7 @@ def test_dqapg_weight_clip():
 
 def test_td3bc():
     module, it = agent("td3bc", target_noise=0.0)
-    s, _, r, s_next, g = batch(module)
+    s, _, r, s_next, g, *_ = batch(module)
     assert it.target(r, s_next, g).tolist() == [-8, 0, -100]
     metrics = it.update(batch(module), 2)
     assert float(metrics["critic_loss"]) == pytest.approx((4 + 4 + 2500) / 3 + (16 + 1 + 3600) / 3)
@@ -134,7 +135,7 @@ def test_td3bc():
 
 def test_td3bc_target_noise_is_clipped_and_lowers_no_more_than_it_can():
     module, it = agent("td3bc", target_noise=100.0, noise_clip=0.125)
-    s, _, r, s_next, g = batch(module)
+    s, _, r, s_next, g, *_ = batch(module)
     # actions of A lie 0 or more inside [-1, 1]; each of two coordinates moves by at most 0.125, Q by 2 per unit
     targets = torch.stack([it.target(r, s_next, g)[0] for _ in range(50)])
     assert targets.min() >= -8.5 - 1e-5 and targets.max() <= -7.5 + 1e-5 and targets.std() > 0.1
@@ -179,7 +180,7 @@ def test_a_time_out_bootstraps_and_a_success_does_not(method):
     assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-31, -30]
     it.o.gamma = 0.5
     assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-16, -15]
-    assert module.Settings().optimisation.stop_at_goal and (buffer.step == 99).any()
+    assert copy.deepcopy(module.DEFAULTS).optimisation.stop_at_goal and (buffer.step == 99).any()
 
 
 @pytest.mark.parametrize("method", ["dqapg", "td3bc"])
@@ -197,7 +198,7 @@ def test_targets_move_every_tenth_update_by_a_twentieth(method):
 
 def test_values_below_gamma_1_have_their_own_floor():
     module = load("dqapg")
-    settings = module.Settings()
+    settings = copy.deepcopy(module.DEFAULTS)
     settings.optimisation.gamma = 0.98
     buffer, _ = make(module, (2, 2, 2), swap=False)
     normalizer = module.Normalizer(buffer, gym.spaces.Box(-1, 1, (2,)))
@@ -210,7 +211,7 @@ def test_actor_and_critic_use_the_units_of_the_environment():
     module = load("dqapg")
     buffer, _ = make(module, (2, 2, 2), swap=False)
     normalizer = module.Normalizer(buffer, gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 1])))
-    actor, critic = module.Actor(normalizer, 8), module.Twin(normalizer, 8, 2)
+    actor, critic = module.Actor(normalizer, [8]), module.Twin(normalizer, [8], 2)
     with torch.no_grad():
         actor.net.head.bias.fill_(100.0)
         obs = torch.randn(4, 2)
