@@ -18,12 +18,10 @@ and, where trajectories end early, lengths (N,). Rewards come from the environme
 """
 
 # --- shared: imports ---
-import contextlib
 import copy
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shlex
@@ -32,6 +30,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -45,11 +44,10 @@ from torch import nn
 from tqdm import tqdm
 
 METHOD, REPOSITORY = Path(__file__).stem, Path(__file__).resolve().parent.parent
-HAND = "HandManipulateBlockRotate"
 TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush": "FetchPush-v4",
-         "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4", "HandBlockZ": HAND + "Z-v1",
-         "HandBlockParallel": HAND + "Parallel-v1", "HandBlockXYZ": HAND + "XYZ-v1",
-         "HandEggRotate": "HandManipulateEggRotate-v1"}
+         "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4",
+         "HandBlockZ": "HandManipulateBlockRotateZ-v1", "HandBlockParallel": "HandManipulateBlockRotateParallel-v1",
+         "HandBlockXYZ": "HandManipulateBlockRotateXYZ-v1", "HandEggRotate": "HandManipulateEggRotate-v1"}
 MAY_CHANGE = ("updates", "out", "resume", "overwrite", "track", "eval-every", "eval-episodes", "log-every",
               "checkpoint-every", "device", "threads", "compile")  # on --resume
 EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts from reset(seed=EVAL_SEED + i)
@@ -60,6 +58,7 @@ EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts 
 @dataclass
 class Experiment:
     task: str = "PointMaze"  # one of the nine tasks of the paper, or the id of a registered Gymnasium goal environment
+    dataset: Path | None = None  # a .npz file; by default data/datasets/<task>.npz, collected when it is missing
     seed: int = 1  # of networks, batches and noise; the evaluation episodes are the same for every seed
     out: Path = Path("runs")  # results go to OUT/<task>/<method>[-swap]/<seed>/
     resume: bool = False  # go on from the checkpoint in the results folder, bit for bit on the CPU
@@ -73,11 +72,6 @@ class Experiment:
     threads: int = 0  # CPU threads for PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the hidden layers; tf32 needs a GPU, bf16 is autocast
     compile: bool = False  # torch.compile the update
-
-
-@dataclass
-class Data:
-    dataset: Path | None = None  # a .npz file; by default data/datasets/<task>.npz, collected when it is missing
 
 
 @dataclass
@@ -113,7 +107,6 @@ class Algorithm:
 @dataclass
 class Settings:
     experiment: Experiment = field(default_factory=Experiment)
-    data: Data = field(default_factory=Data)
     relabelling: Relabelling = field(default_factory=Relabelling)
     optimisation: Optimisation = field(default_factory=Optimisation)
     algorithm: Algorithm = field(default_factory=Algorithm)
@@ -132,18 +125,12 @@ def fail(message):
 
 def check(flags):
     """Fails on a value that cannot work, naming its flag."""
-    bounds = {name: (1, 10**9) for name in "updates target-every eval-every eval-episodes log-every "
-              "checkpoint-every".split()} | {"batch-size": (2, 10**6), "lr": (1e-12, 1), "threads": (0, 1024),
-              "seed": (0, 2**31), **{name: (0, 1) for name in ("her-ratio", "polyak", "gamma")}}
-    for name, (low, high) in bounds.items():
-        if not low <= flags[name] <= high:
-            fail(f"--{name} {flags[name]}: must lie between {low} and {high}")
     for name, value in flags.items():
-        low = {int: 1, float: 0}.get(type(value))
-        if name not in bounds and low is not None and not low <= value < np.inf:
-            fail(f"--{name} {value}: must be a finite number of at least {low}")
-    if not flags["hidden"] or min(flags["hidden"]) < 1:
-        fail(f"--hidden {' '.join(map(str, flags['hidden']))}: needs the units of at least one layer, each 1 or more")
+        numbers = value if isinstance(value, tuple) else (value,)
+        low = {"seed": 0, "threads": 0, "lr": 1e-12, "batch-size": 2}.get(name, 0 if isinstance(value, float) else 1)
+        high = 1 if name in ("lr", "her-ratio", "polyak", "gamma") else 10**6 if name == "batch-size" else 2**31
+        if not numbers or any(type(x) in (int, float) and not low <= x <= high for x in numbers):
+            fail(f"--{name} {' '.join(map(str, numbers))}: must lie between {low} and {high}")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
@@ -163,34 +150,29 @@ def load_dataset(path, task, env):
     """The arrays of a dataset file as a dict, checked against environment and manifest, and their SHA-256."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-        manifest, actions = dict(json.loads(str(data.pop("manifest", "{}")))), data["actions"]
-        hashes, (n, steps) = manifest["sha256"] if manifest else {}, actions.shape[:2]
-        if manifest and set(hashes) != set(data):
-            raise ValueError("its manifest lists other arrays")
+            data = {name: file[name] for name in sorted(file.files)}
+        manifest, (n, steps) = dict(json.loads(str(data.pop("manifest", "{}")))), data["actions"].shape[:2]
+        hashes = {name: hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
+                  for name, array in data.items()}
+        if manifest and manifest["sha256"] != hashes:
+            raise ValueError("its arrays differ from its manifest")
     except Exception as error:  # a damaged or foreign file raises one of many kinds
-        fail(f"--dataset {path}: not a readable dataset ({error}); delete it or name another, see --help")
+        fail(f"--dataset {path}: not a readable dataset ({error}); delete it to have it collected, or name another")
     if manifest.get("task", task) != task:
         fail(f"--dataset {path}: was made for --task {manifest['task']}, not {task}")
-    spaces, box, total = env.observation_space, env.action_space, hashlib.sha256()
-    for name, shape in (("observations", (n, steps + 1, *spaces["observation"].shape)),
-                        ("achieved_goals", (n, steps + 1, *spaces["achieved_goal"].shape)),
-                        ("actions", (n, steps, *box.shape)),
-                        ("desired_goals", (n, *spaces["desired_goal"].shape))):
+    spaces, box, lengths = env.observation_space, env.action_space, data.setdefault("lengths", np.full(n, steps))
+    wanted = {"observations": (n, steps + 1, *spaces["observation"].shape), "actions": (n, steps, *box.shape),
+              "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape), "lengths": (n,),
+              "desired_goals": (n, *spaces["desired_goal"].shape)}
+    for name, shape in wanted.items():
         array = data.get(name, np.empty(0, str))
         if array.shape != shape or not array.size or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite numbers; see --help")
-    lengths = data.get("lengths", np.full(n, steps))
-    if lengths.shape != (n,) or lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > steps).any():
-        fail(f"--dataset {path}: lengths must be ({n},) whole numbers from 1 to {steps}; see --help")
-    if (actions < box.low - 1e-5).any() or (actions > box.high + 1e-5).any():
+    if lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > steps).any():
+        fail(f"--dataset {path}: lengths must be whole numbers from 1 to {steps}; see --help")
+    if (data["actions"] < box.low - 1e-5).any() or (data["actions"] > box.high + 1e-5).any():
         fail(f"--dataset {path}: actions lie outside the action space of {task}")
-    for name, array in sorted(data.items()):
-        digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
-        if name in hashes and hashes[name] != digest.hexdigest():
-            fail(f"--dataset {path}: {name} differs from the manifest; delete the file to have it collected again")
-        total.update(digest.digest())
-    return data, total.hexdigest()
+    return data, hashlib.sha256(bytes.fromhex("".join(hashes.values()))).hexdigest()
 
 
 class ReplayBuffer:
@@ -379,7 +361,7 @@ def make_env(task):
             sys.path.insert(0, str(REPOSITORY))
             import envs  # noqa: F401  registers PointMaze-v0
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
-            with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
+            with redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
         compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
@@ -431,11 +413,10 @@ def evaluate(agent, envs, task, reached, episodes, horizon, device):
 def summary(rows):
     """Means over the episodes of one evaluation; on PointMaze over demonstrated and other pairs apart as well."""
     scores = {"return_std": float(np.std([row["return"] for row in rows]))}
-    groups = {"": rows} | {name: group for name, seen in (("seen_", True), ("unseen_", False))
-                           if (group := [row for row in rows if row.get("seen") == seen])}
-    for name, group in groups.items():
-        for key in ("return", "success", "success_any", "final_distance"):
-            scores[name + key] = float(np.mean([row[key] for row in group]))
+    for prefix, seen in (("", (None, True, False)), ("seen_", (True,)), ("unseen_", (False,))):
+        if group := [row for row in rows if row.get("seen") in seen]:
+            for key in ("return", "success", "success_any", "final_distance"):
+                scores[prefix + key] = float(np.mean([row[key] for row in group]))
     return scores
 # --- end shared ---
 
@@ -443,13 +424,10 @@ def summary(rows):
 # --- shared: files ---
 def write(path, content):
     """Writes bytes under a temporary name, then renames: `path` is the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -484,6 +462,8 @@ def load(path, agent, buffer, flags, dataset_hash):
         return state["update"]
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--resume: {path} is not a checkpoint of this run ({type(error).__name__}); start anew with --overwrite")
+
+
 def open_log(path, n):
     """Opens a JSONL log for appending, without the rows after update n that a killed run left behind."""
     lines = path.read_bytes().split(b"\n")[:-1] if n and path.exists() else []
@@ -512,7 +492,7 @@ def train(agent_class, settings):
     e, o, flags = settings.experiment, settings.optimisation, settings.flags()
     check(flags)
     if e.track:
-        import wandb
+        import wandb  # before anything is deleted or written
     if e.threads:
         torch.set_num_threads(e.threads)
     torch.set_float32_matmul_precision("high" if e.precision == "tf32" else "highest")
@@ -528,7 +508,7 @@ def train(agent_class, settings):
         envs = gym.make_vec(env.spec.id, num_envs=e.eval_episodes, vectorization_mode="vector_entry_point")
     else:
         envs = gym.vector.SyncVectorEnv([lambda: env])
-    data, dataset_hash = load_dataset(find_dataset(e.task, settings.data.dataset), e.task, env)
+    data, dataset_hash = load_dataset(find_dataset(e.task, e.dataset), e.task, env)
     buffer = ReplayBuffer(data, settings.relabelling, reached, e.seed, device)
     agent = agent_class(settings, Normalizer(buffer, env.action_space), env.spec.max_episode_steps, device)
     start = load(checkpoint, agent, buffer, flags, dataset_hash) if e.resume else 0
@@ -550,6 +530,15 @@ def train(agent_class, settings):
         signal.signal(number, lambda number, frame: stop.append(number))
     update = torch.compile(agent.update) if e.compile else agent.update
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=e.precision == "bf16", cache_enabled=False)
+
+    def log(file, kind, n, scores, **more):
+        """Writes scores to a JSONL file and to TensorBoard."""
+        file.write(json.dumps({"update": n, **scores, **more}) + "\n")
+        for name, value in scores.items():
+            board.add_scalar(f"{kind}/{name}", value, n)
+        shown.update({name: f"{scores[name]:.3g}" for name in scores
+                      if name in ("actor_loss", "return", "unseen_success", "success")})
+
     with tqdm(total=o.updates, initial=start, unit=" updates", dynamic_ncols=True, mininterval=1) as bar:
         for n in range(start + 1, o.updates + 1):
             with autocast:
@@ -559,22 +548,15 @@ def train(agent_class, settings):
             if n % e.log_every == 0 or last:
                 row = {name: float(value) for name, value in metrics.items()}
                 if not np.isfinite(list(row.values())).all():
-                    raise FloatingPointError(f"--lr {o.lr}: a loss is not finite at update {n}; lower it")
-                metrics_log.write(json.dumps({"update": n, **row}) + "\n")
-                for name, value in row.items():
-                    board.add_scalar(f"train/{name}", value, n)
-                shown |= {name: f"{row[name]:.3g}" for name in row if name.endswith("loss")}
+                    fail(f"--lr {o.lr}: a loss is not finite at update {n}; lower it")
+                log(metrics_log, "train", n, row)
                 bar.set_postfix(shown, refresh=False)
             if n % e.eval_every == 0 or last:
                 eval_began = time.monotonic()
                 rows = evaluate(agent, envs, e.task, reached, e.eval_episodes, env.spec.max_episode_steps, device)
                 scores = summary(rows)
-                eval_log.write(json.dumps({"update": n, **scores, "episodes": [
-                    {key: value for key, value in row.items() if key != "path"} for row in rows]}) + "\n")
-                for name, value in scores.items():
-                    board.add_scalar(f"eval/{name}", value, n)
-                shown |= {name: f"{scores[name]:.3g}" for name in ("return", "unseen_success", "success")
-                          if name in scores}
+                episodes = [{name: value for name, value in row.items() if name != "path"} for row in rows]
+                log(eval_log, "eval", n, scores, episodes=episodes)
                 eval_seconds += time.monotonic() - eval_began
             if n % e.checkpoint_every == 0 or last or stop:
                 save(checkpoint, n, agent, buffer, flags, dataset_hash)
@@ -602,9 +584,8 @@ def train(agent_class, settings):
 
 
 def main(agent_class):
-    framed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(framed):
+        with redirect_stderr(io.StringIO()) as framed:
             settings = tyro.cli(tyro.conf.OmitArgPrefixes[Settings], description=__doc__, default=DEFAULTS)
     except SystemExit as stop:
         if stop.code:
@@ -614,8 +595,6 @@ def main(agent_class):
         train(agent_class, settings)
     except ModuleNotFoundError as error:
         fail(f"{'--track: ' * (error.name == 'wandb')}{error.name} is not installed; pip install {error.name}")
-    except FloatingPointError as error:
-        fail(error)
     except OSError as error:
         fail(f"--out {settings.experiment.out}: {error.filename or ''} {error.strerror or error}; use another folder")
 # --- end shared ---
