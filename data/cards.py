@@ -205,7 +205,7 @@ def tables():
             covered = d.get("goals_covered", {})
             datasets.append([task, *both[0], *both[1], *(f"{covered[x]:.2f}" if x in covered else ""
                                                          for x in ("by_expert", "by_random")),
-                             str(sum(d.get("redrawn", {}).values())), f"{d['bytes'] / 1e6:.1f} MB",
+                             str(sum(d.get("redrawn", {}).values())), f"{d['bytes'] / 1e6:.2g} MB",
                              "{:.2f} ± {:.2f}".format(*PAPER[task])])
             hashes.append([task, f"mujoco {d['versions']['mujoco']}, {d['platform']}",
                            *(f"`{d['sha256'][name][:12]}`" for name in ("observations", "actions", "desired_goals"))])
