@@ -71,6 +71,9 @@ class Args:
     """the same seed, workers and threads give the same run on the same kind of machine"""
     resume: bool = False
     """go on from the checkpoint in the run's folder"""
+    start_from: Optional[str] = None
+    """begin with the networks and the replay of this run of another task of the same robot and object, if it is new:
+    the experience of HandBlockZ, with other goals, is worth millions of steps of HandBlockXYZ"""
     runs: str = "runs/experts"
     """the run is kept in <runs>/<task>"""
     workers: int = os.cpu_count() or 1
@@ -518,10 +521,6 @@ def train(args):
     if args.precision == "auto":
         capabilities = torch.cpu.get_capabilities()
         bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--runs: {folder} cannot be made ({error.strerror}): choose another folder")
 
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     torch.manual_seed(args.seed)
@@ -571,6 +570,23 @@ def train(args):
             episodes = collectors.run(actor, normaliser, seeds, rng_seed, **exploration)
         replay.add(episodes, np.random.default_rng(0))
 
+    elif args.start_from:
+        other = Path(args.start_from)
+        saved = read(other / "checkpoint.pt", "name the folder of a run with --start-from")
+        try:
+            for name, part in (parts | targets).items():
+                if isinstance(part, nn.Module):
+                    part.load_state_dict(saved[name])
+            replay.add(read(other / "replay.npz", "name the folder of a run with --start-from"), np.random.default_rng(0))
+        except (RuntimeError, ValueError, KeyError, IndexError):
+            raise UserError(f"--start-from {other}: is of another robot, object or critic, or damaged: choose another")
+        for name in "count", "obs_sum", "obs_squares", "goal_sum", "goal_squares":
+            normaliser.get_buffer(name).mul_(0.05)  # the goals are others now: the new ones count for more
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--runs: {folder} cannot be made ({error.strerror}): choose another folder")
     versions = {m.__name__: m.__version__ for m in (torch, np, gym, gymnasium_robotics, mujoco)}
     settings = dict(args=dataclasses.asdict(args), bf16=bf16, versions=versions, platform=platform.platform())
     write_atomically(folder / "args.json", lambda file: file.write(json.dumps(settings, indent=1).encode()))
