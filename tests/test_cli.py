@@ -30,6 +30,7 @@ from envs.pointmaze import DEMONSTRATED_PAIRS
 SCRIPTS = sorted((ROOT / "algos").glob("*.py"))
 DQAPG = ROOT / "algos" / "dqapg.py"
 SMALL = ["--batch-size", 32, "--hidden", 32, "--eval-episodes", 9, "--threads", 1]
+SWAP = {path: [] if 'fail("--swap' in path.read_text() else ["--swap"] for path in SCRIPTS}  # some cannot swap
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
 
@@ -62,10 +63,10 @@ def equal(a, b):
 # --- results
 @each_script
 def test_a_run_writes_its_results(script, start, tmp_path):
-    run = start(script, "--swap", "--updates", 60, "--log-every", 25, "--eval-every", 40, "--seed", 5).wait()
+    run = start(script, *SWAP[script], "--updates", 60, "--log-every", 25, "--eval-every", 40, "--seed", 5).wait()
     assert run.status == 0 and not run.error_lines, run.err
     assert "60/60" in run.err, "a progress bar"
-    folder = tmp_path / "runs" / "PointMaze" / f"{script.stem}-swap" / "5"
+    folder = tmp_path / "runs" / "PointMaze" / (script.stem + "-swap" * len(SWAP[script])) / "5"
     assert str(folder.relative_to(tmp_path)) in run.out
     names = {path.name.split(".tfevents")[0] for path in folder.iterdir()}
     assert names >= {"settings.json", "metrics.jsonl", "evaluations.jsonl", "result.json", "checkpoint.pt",
@@ -73,7 +74,7 @@ def test_a_run_writes_its_results(script, start, tmp_path):
     assert not [name for name in names if name.startswith(".")], "temporary files"
     assert (folder / "paths.png").read_bytes().startswith(b"\x89PNG")
     settings = json.loads((folder / "settings.json").read_text())
-    assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, [32], True)
+    assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, [32], bool(SWAP[script]))
     assert load(folder / "checkpoint.pt")["update"] == 60
 
     metrics = rows_of(folder / "metrics.jsonl")
@@ -148,8 +149,8 @@ def test_evaluation_equals_single_environments(monkeypatch):
 @each_script
 def test_a_killed_run_goes_on_bit_for_bit(script, start, tmp_path):
     """kill -9 at random moments (three times for DQAPG), then the rest, equals one run without a kill."""
-    often = ["--swap", "--log-every", 7, "--eval-every", 40, "--checkpoint-every", 5]
-    folder = tmp_path / "cut" / "PointMaze" / f"{script.stem}-swap" / "1"
+    often = [*SWAP[script], "--log-every", 7, "--eval-every", 40, "--checkpoint-every", 5]
+    folder = tmp_path / "cut" / "PointMaze" / (script.stem + "-swap" * len(SWAP[script])) / "1"
     checkpoint, done = folder / "checkpoint.pt", 0
     for kill in range(3 if script == DQAPG else 1):
         run = start(script, *often, "--out", "cut", "--updates", 100_000, *["--resume"] * (kill > 0))
@@ -300,6 +301,12 @@ def test_settings_of_the_method_must_be_finite(script, capsys):
             module.check(settings.flags())
         assert stop.value.code == 2 and f"--{name.replace('_', '-')} nan" in capsys.readouterr().err
     module.check(copy.deepcopy(module.DEFAULTS).flags())
+
+
+@pytest.mark.parametrize("script", [path for path in SCRIPTS if not SWAP[path]], ids=lambda path: path.stem)
+def test_swapping_is_refused_where_it_is_not_defined(script, start, tmp_path):
+    fails(start(script, "--swap", "--updates", 20), "--swap")
+    assert {file.name for file in tmp_path.iterdir()} == {".stdout", ".stderr"}, "wrote something"
 
 
 @each_script
