@@ -86,6 +86,18 @@ def load_module(path):
     return module
 
 
+def run_main(module, *flags):
+    """main() of data/collect.py as a module, in this process; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["collect.py", *map(str, flags)])
+        patch.setattr(module.signal, "signal", lambda *_: None)
+        try:
+            module.main()
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
 @pytest.fixture(scope="session")
 def collect():
     """data/collect.py as a module."""

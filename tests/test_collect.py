@@ -12,7 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -27,15 +27,7 @@ spec.loader.exec_module(collect)
 
 
 def run(*flags):
-    """main() in this process; returns its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["collect.py", *map(str, flags)])
-        patch.setattr(collect.signal, "signal", lambda *_: None)
-        try:
-            collect.main()
-        except SystemExit as stop:
-            return stop.code
-    return 0
+    return run_main(collect, *flags)
 
 
 def load(path):

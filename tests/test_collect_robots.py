@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "data"))
@@ -29,15 +31,7 @@ PUBLISHED = sorted(path.stem for path in collect.EXPERTS.glob("*.pt"))
 
 
 def run(*flags):
-    """main() in this process; returns its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["collect.py", *map(str, flags)])
-        patch.setattr(collect.signal, "signal", lambda *_: None)
-        try:
-            collect.main()
-        except SystemExit as stop:
-            return stop.code
-    return 0
+    return run_main(collect, *flags)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -230,6 +224,20 @@ def experts(tmp_path, monkeypatch):
         (folder / name).write_bytes((collect.EXPERTS / name).read_bytes())
     monkeypatch.setattr(collect, "EXPERTS", folder)
     return folder
+
+
+def test_full_disk_leaves_the_old_file_and_no_other(tmp_path):
+    """A limit on the size of files makes the write fail half-way with an OSError, as a full disk does."""
+    (tmp_path / "data").mkdir()
+    path, size = tmp_path / "data" / "d.npz", ("--task", "FetchReach", *SIZE)
+    assert run(*size, "--out", path) == 0
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    command = [sys.executable, SCRIPT, *map(str, size), "--out", path, "--force", "--seed", "1"]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=100, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    lines = [line for line in full.stderr.replace("\r", "\n").split("\n") if line.strip() and "%|" not in line]
+    assert full.returncode == 2 and len(lines) == 1 and "--out" in lines[0], full.stderr
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before and len(before) == 3
 
 
 def test_missing_expert(experts, tmp_path, capsys):
