@@ -95,7 +95,7 @@ class Args:
     batch_size: int = 1024
     """transitions per gradient step"""
     lr: float = 1e-3
-    """learning rate of Adam, for actor and critic"""
+    """learning rate of Adam, for actor and critic; can be changed with --resume"""
     gamma: float = 0.98
     """discount factor"""
     polyak: float = 0.9
@@ -559,6 +559,8 @@ def train(args):
                 raise UserError(f"--{flag} {now}: {found} was made with {was}; choose another --runs")
         for name, part in (parts | targets).items():
             part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
+        for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
+            group["lr"] = args.lr  # may be lowered for the last part of a training
         progress = saved["progress"]
         if (folder / "replay.npz").exists():
             episodes = read(folder / "replay.npz", "delete it to refill the replay")
@@ -674,8 +676,8 @@ def train(args):
             save_expert("expert.pt", result)
         save_expert("expert_last.pt", result)
         row = result | dict(zip(("critic_loss", "actor_loss", "q"), torch.stack(metrics).mean(0).tolist()))
-        row |= dict(seconds=progress["seconds"], **{f"{name}_seconds": t for name, t in timings.items()})
-        progress["log"].append({key: round(value, 4) for key, value in row.items()})
+        row |= dict(lr=args.lr, seconds=progress["seconds"], **{f"{name}_seconds": t for name, t in timings.items()})
+        progress["log"].append({key: round(value, 6) for key, value in row.items()})
         split = ", ".join(f"{name} {value:.0f}" for name, value in timings.items())
         print(
             f"{args.task} {row['steps']:>9,} steps  success {success:.2f}  return {score:5.1f}  "
