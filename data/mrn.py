@@ -106,6 +106,9 @@ class Args:
     """standard deviation of the exploration noise, in units of the largest action"""
     random_eps: float = 0.3
     """probability of a uniformly random action"""
+    clip: float = 5.0
+    """bound of normalised observations and goals, in deviations; with 5 FetchPick cannot see heights above 0.76 m, as
+    its replay rarely holds them, and misses the goals there"""
     action_l2: float = 1.0
     """weight of the mean squared action in the loss of the actor"""
     replay_size: int = 1_000_000
@@ -380,12 +383,13 @@ class MonolithicCritic(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """Scales observations and goals by running statistics, clips them to +-5, concatenates them."""
+    """Scales observations and goals by running statistics, clips them to +-clip deviations, concatenates them."""
 
-    clip, floor = 5.0, 1e-2
+    floor = 1e-2
 
-    def __init__(self, obs_dim, goal_dim):
+    def __init__(self, obs_dim, goal_dim, clip):
         super().__init__()
+        self.clip = clip
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         for name, dim in ("obs", obs_dim), ("goal", goal_dim):
             self.register_buffer(f"{name}_sum", torch.zeros(dim, dtype=torch.float64))
@@ -487,7 +491,7 @@ def load_expert(path):
     weights, obs_dim, goal_dim = expert["actor"], len(expert["obs_mean"]), len(expert["goal_mean"])
     actor = Actor(obs_dim + goal_dim, len(weights["head.bias"]), expert["hidden"])
     actor.load_state_dict(weights)
-    normaliser = Normaliser(obs_dim, goal_dim)
+    normaliser = Normaliser(obs_dim, goal_dim, expert["clip"])
     statistics = {key: expert[key] for key in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
     normaliser.load_state_dict(statistics, strict=False)
     return make_policy(actor, normaliser), expert
@@ -538,7 +542,7 @@ def train(args):
     actor_target, critic_target = Actor(obs_dim + goal_dim, act_dim), Critic(obs_dim, goal_dim, act_dim)
     actor_target.load_state_dict(actor.state_dict())
     critic_target.load_state_dict(critic.state_dict())
-    normaliser = Normaliser(obs_dim, goal_dim)
+    normaliser = Normaliser(obs_dim, goal_dim, args.clip)
     actor_optimiser = torch.optim.Adam(actor.parameters(), lr=args.lr, fused=True)
     critic_optimiser = torch.optim.Adam(critic.parameters(), lr=args.lr, fused=True)
     replay = Replay(args.replay_size // horizon)
@@ -604,7 +608,7 @@ def train(args):
     def save_expert(name, result):
         expert = dict(task=args.task, env_id=TASKS[args.task][0], critic=args.critic, seed=args.seed) | result
         expert |= {k: normaliser.get_buffer(k) for k in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
-        expert |= dict(clip=Normaliser.clip, action_scale=1.0)
+        expert |= dict(clip=args.clip, action_scale=1.0)
         expert |= dict(actor=actor.state_dict(), hidden=actor.head.in_features)
         write_atomically(folder / name, lambda file: torch.save(expert, file))
 
