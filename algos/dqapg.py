@@ -97,9 +97,10 @@ class Optimisation:
 
 @dataclass
 class Algorithm:
-    variant: Literal["alg3", "fig9", "fig9-literal", "eq34"] = "fig9"  # the paper prints four algorithms, see update()
+    variant: Literal["alg3", "fig9", "fig9-literal", "eq34"] = "fig9"  # four readings of the paper, see update()
     alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
     weight_clip: float = 100.0  # upper bound of the advantage weight exp(A) (Alg. 3, line 16)
+    policy: Literal["deterministic", "gaussian"] = "deterministic"  # gaussian: squashed, re-parameterised (Sec. 7)
 
 
 # --- shared: reading and checking settings ---
@@ -303,12 +304,40 @@ def interpolate(target, online, polyak):
 DEFAULTS = Settings()
 
 
+class GaussianActor(Actor):
+    """Squashed Gaussian policy pi(a | s, g), re-parameterised: gradients flow through its samples (Sec. 7)."""
+
+    def __init__(self, normalizer, hidden):
+        super().__init__(normalizer, hidden)
+        self.net = MLP(len(normalizer.mean), 2 * len(normalizer.scale), hidden)
+
+    def forward(self, obs, goal, action=None):
+        """A sample (B, action_dim); with an action of the data also that action's cloning term (B,)."""
+        mean, log_std = self.net(self.normalizer(obs, goal)).chunk(2, -1)
+        log_std, scale = log_std.clamp(-5, 2), self.normalizer.scale  # bounds that are common in SAC
+        sample = self.squash(mean + log_std.exp() * torch.randn_like(mean))
+        if action is None:
+            return sample
+        x = ((action - self.normalizer.center) / scale).clamp(-0.99, 0.99).atanh()
+        likelihood = -((x - mean) / log_std.exp()).square() / 2 - log_std  # Eq. (14), up to a constant
+        # the squared distance of the sample would be smallest without any deviation, a deterministic policy; the factor
+        # (Seitzer et al. 2022) makes the pull on the mean that of Eq. (6), without it 1 / deviation^2 drowns the Q term
+        return sample, (-2 * (scale * log_std.exp()).square().detach() * likelihood).mean(-1)
+
+    def mode(self, obs, goal):
+        return self.squash(self.net(self.normalizer(obs, goal)).chunk(2, -1)[0])
+
+    def squash(self, x):
+        return self.normalizer.center + self.normalizer.scale * torch.tanh(x)
+
+
 class DQAPG(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
-        self.actor = Actor(normalizer, self.o.hidden)
+        self.gaussian = self.a.policy == "gaussian"
+        self.actor = (GaussianActor if self.gaussian else Actor)(normalizer, self.o.hidden)
         self.critic = Twin(normalizer, self.o.hidden, len(normalizer.scale))
         self.value = Twin(normalizer, self.o.hidden)
         self.to(device)
@@ -317,7 +346,7 @@ class DQAPG(nn.Module):
         self.optimizers = adam({"actor": self.actor, "critic": self.critic, "value": self.value}, self.o.lr)
 
     def act(self, obs, goal):
-        return self.actor(obs, goal)
+        return self.actor.mode(obs, goal) if self.gaussian else self.actor(obs, goal)
 
     @torch.no_grad()
     def targets(self, s, r, s_next, g):
@@ -339,7 +368,7 @@ class DQAPG(nn.Module):
         return y_q, torch.min(*self.critic_target(s, g, self.actor_target(s, g))).clamp(self.floor, ceiling)  # Eq. (3)
 
     def update(self, batch, n):
-        """Update number n, from 1, on a Batch; returns detached scalars by name."""
+        """Alg. 2: update number n, from 1, on a Batch; returns detached scalars by name."""
         s, a, r, s_next, g, *_ = batch
         fig9 = self.a.variant in ("fig9", "fig9-literal")
         y_q, y_v = self.targets(s, r, s_next, g)
@@ -351,22 +380,26 @@ class DQAPG(nn.Module):
 
         v1, v2 = self.value(s, g)
         value_loss = F.mse_loss(v1, y_v) + F.mse_loss(v2, y_v)  # Eq. (3)
-        if fig9:  # also V(s') = Q(s, a) - r; and, as printed, V(s) = Q(s, a) - r
+        if fig9:  # Fig. 9: also V(s') = Q(s, a) - r; and, as printed, V(s) = Q(s, a) - r
             y_next = (torch.min(q1, q2) - r).clamp(self.floor, 0)
             for v in (v1, v2, *self.value(s_next, g)):
                 value_loss = value_loss + F.mse_loss(v, y_next)
         minimise(value_loss, self.optimizers["value"])
 
-        pi = self.actor(s, g)
+        if self.gaussian:
+            pi, distance = self.actor(s, g, a)
+        else:
+            pi = self.actor(s, g)
+            distance = (pi - a).square().mean(-1)
         pi_q1, pi_q2 = self.critic(s, g, pi)
-        distance = (pi - a).square().mean(-1)
-        w1, w2 = ((q - v.detach()).exp().clamp(max=self.a.weight_clip) for q, v in ((q1, v1), (q2, v2)))
-        if fig9:  # both heads, lambda of Q(s, pi(s)), and an unweighted cloning term on top
+        w1, w2 = ((q - v.detach()).exp().clamp(max=self.a.weight_clip)  # Alg. 3, lines 15 and 16
+                  for q, v in ((q1, v1), (q2, v2)))
+        if fig9:  # Fig. 9: both heads, lambda of Q(s, pi(s)), and an unweighted cloning term on top
             lambda1, lambda2 = (self.a.alpha / q.detach().abs().mean() for q in (pi_q1, pi_q2))
             actor_loss = ((w1 + w2 + 1) * distance).mean() - lambda1 * pi_q1.mean() - lambda2 * pi_q2.mean()  # Eq. (8)
         else:
             cloning = (w1 * distance).mean()  # Eq. (6)
-            actor_loss = cloning - self.a.alpha / q1.abs().mean() * pi_q1.mean()  # Eq. (8)
+            actor_loss = cloning - self.a.alpha / q1.abs().mean() * pi_q1.mean()  # Eq. (8), Alg. 3, line 17
         minimise(actor_loss, self.optimizers["actor"])
 
         if n % self.o.target_every == 0:

@@ -86,7 +86,7 @@ def measure(method, sizes, precision, args):
         for n in range(21, 31):  # ten, so that delayed parts are there in their proportion
             update(n)
     flop = sum(2 * shapes[-2][0].numel() * shapes[-1][0][-1] for _, shapes in products.calls) / 10
-    operands = [(function, [torch.randn(1000000, dtype=dtype)[:sum((n - 1) * s for n, s in zip(shape, stride)) + 1]
+    operands = [(function, [torch.randn(sum((n - 1) * s for n, s in zip(shape, stride)) + 1).to(dtype)
                             .as_strided(shape, stride) for shape, stride, dtype in shapes])
                 for function, shapes in products.calls]
     whole, bare = [], []
@@ -115,8 +115,8 @@ def main():
         for size, sizes in SIZES.items():
             for precision in args.precisions:
                 rate, limit, gflops = measure(method, sizes, precision, args)
-                print(f"{method:11} {size:10} {precision:9} {rate:10.1f} {limit:17.1f} {rate / limit:6.0%} {gflops:12.0f}",
-                      flush=True)
+                print(f"{method:11} {size:10} {precision:9} {rate:10.1f} {limit:17.1f} {rate / limit:6.0%} "
+                      f"{gflops:12.0f}", flush=True)
 
 
 if __name__ == "__main__":

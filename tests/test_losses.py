@@ -156,3 +156,100 @@ def test_actor_and_critic_use_the_units_of_the_environment():
         torch.testing.assert_close(actor(obs, obs), torch.tensor([[2.0, 1.0]]).expand(4, 2))
         x = critic.normalizer(obs, obs, torch.tensor([[2.0, 0.5]]).expand(4, 2))
         torch.testing.assert_close(x[:, -2:], torch.tensor([[1.0, 0.0]]).expand(4, 2))
+
+
+def gaussian(policy="gaussian", **algorithm):
+    """DQAPG with the flag and an actor that has mean (0.2, -0.1) and deviation (0.5, 0.25) in every state."""
+    module = load("dqapg")
+    buffer, _ = make(module, (1, 1, 2), swap=False)
+    settings = copy.deepcopy(module.DEFAULTS)
+    settings.algorithm.policy = policy
+    for key, value in algorithm.items():
+        setattr(settings.algorithm, key, value)
+    normalizer = module.Normalizer(buffer, gym.spaces.Box(np.float32([-1, -1]), np.float32([3, 1])))  # 1 +- 2, 0 +- 1
+    it = module.DQAPG(settings, normalizer, H, torch.device("cpu"))
+    if policy == "gaussian":
+        nn.init.zeros_(it.actor.net.head.weight)
+        it.actor.net.head.bias.data = torch.tensor([0.2, -0.1, math.log(0.5), math.log(0.25)])
+    return module, it
+
+
+def test_dqapg_gaussian_clones_by_likelihood_times_variance():
+    _, it = gaussian()
+    s = torch.zeros(1, 1)
+    a = torch.tensor([[1 + 2 * math.tanh(0.5), math.tanh(0.15)]])  # 0.5 and 0.15 before the tanh: off by 0.3 and 0.25
+    _, cloning = it.actor(s, s, a)
+    # 2 (h sigma)^2 ((x - mu)^2 / (2 sigma^2) + log sigma), h sigma = 1 and 0.25
+    terms = [2 * (0.6**2 / 2 + math.log(0.5)), 2 / 16 * (1 / 2 + math.log(0.25))]
+    assert cloning.tolist() == pytest.approx([sum(terms) / 2], abs=1e-5)
+    cloning.sum().backward()
+    # of the mean: 2 h^2 (mu - x), as of h^2 (mu - x)^2; of log sigma: 2 (h sigma)^2 (1 - (x - mu)^2 / sigma^2), 0 where
+    # the deviation is that of the data; halves, because of the mean over two dimensions
+    torch.testing.assert_close(it.actor.net.head.bias.grad, torch.tensor([-2.4, -0.5, 2 * (1 - 0.36), 0.0]) / 2)
+    bounds = torch.tensor([[3.0, -1.0]])
+    assert it.actor(s, s, bounds)[1].isfinite().all()
+
+
+def test_dqapg_gaussian_samples_are_re_parameterised_and_the_evaluation_takes_the_mode():
+    _, it = gaussian()
+    s = torch.zeros(1, 1)
+    mode = torch.tensor([[1 + 2 * math.tanh(0.2), math.tanh(-0.1)]])
+    torch.testing.assert_close(it.act(s, s), mode)
+    torch.manual_seed(3)
+    sample = it.actor(s, s)
+    torch.manual_seed(3)
+    noise = torch.randn(1, 2)
+    before = torch.tensor([[0.2, -0.1]]) + torch.tensor([0.5, 0.25]) * noise
+    torch.testing.assert_close(sample, torch.tensor([1.0, 0.0]) + torch.tensor([2.0, 1.0]) * before.tanh())
+    sample.sum().backward()
+    slope = torch.tensor([2.0, 1.0]) * (1 - before.tanh().square())
+    expected = torch.cat([slope, slope * torch.tensor([0.5, 0.25]) * noise], -1)[0]
+    torch.testing.assert_close(it.actor.net.head.bias.grad, expected)
+    torch.manual_seed(3)
+    torch.testing.assert_close(it.actor(s, s, mode)[0], sample)  # the same sample with and without an action
+    deterministic = gaussian("deterministic")[1]
+    assert torch.equal(deterministic.act(s, s), deterministic.actor(s, s))
+
+
+@pytest.mark.parametrize("variant", ["fig9", "alg3"])
+def test_dqapg_gaussian_loss_weights_the_cloning_term_and_raises_q_of_the_sample(variant):
+    module, it = agent("dqapg", variant=variant)
+    it.gaussian, table = True, it.actor
+    terms = torch.tensor([0.5, -0.25, 2.0])
+
+    class Sampled(TableActor):
+        def forward(self, obs, goal, action=None):
+            sample = table(obs, goal)
+            return sample if action is None else (sample, terms)
+
+    it.actor = Sampled(table.shift)
+    it.actor.shift = table.shift
+    it.optimizers = module.adam({name: getattr(it, name) for name in it.optimizers}, 0.0)
+    metrics = it.update(batch(module), 2)
+    w1, w2 = (torch.tensor(x).exp() for x in ([1.0, 0, 2], [1.0, 2, 1]))
+    assert float(metrics["cloning"]) == pytest.approx(float(terms.mean()))
+    if variant == "fig9":
+        assert float(metrics["actor_loss"]) == pytest.approx(float(((w1 + w2 + 1) * terms).mean()) + 2)
+        slope = 2.0 / (9.4 + 1.4 + 50) - 1.0 / (12.3 + 1.3 + 40)  # of both heads in the action
+    else:
+        assert float(metrics["actor_loss"]) == pytest.approx(float((w1 * terms).mean()) + (9.4 + 1.4 + 50) / 62)
+        slope = 2.0 / 62
+    torch.testing.assert_close(it.actor.shift.grad[:3], torch.full((3, 2), -slope))  # through the sample into Q
+
+
+def test_dqapg_gaussian_gradients_reach_the_actor_and_no_other_network():
+    module, it = gaussian()
+    it.optimizers = module.adam({name: getattr(it, name) for name in it.optimizers}, 0.0)
+    one = batch(module)
+    s, a, r, s_next, g, *_ = one
+    torch.manual_seed(5)
+    it.update(one, 2)
+    assert it.actor.net.head.bias.grad.abs().min() > 0  # of the means and of the deviations
+    for name in ("actor_target", "critic_target", "value_target"):
+        assert all(p.grad is None for p in getattr(it, name).parameters())
+    torch.manual_seed(5)  # the critic has the gradient of its regression on the same sampled targets, and no other
+    y = it.targets(s, r, s_next, g)[0]
+    loss = sum(nn.functional.mse_loss(q, y) for q in it.critic(s, g, a))
+    for parameter, wanted in zip(it.critic.parameters(), torch.autograd.grad(loss, list(it.critic.parameters()))):
+        torch.testing.assert_close(parameter.grad, wanted)
+    assert not torch.equal(it.targets(s, r, s_next, g)[0], y)  # the targets draw samples, too
