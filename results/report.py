@@ -1,17 +1,20 @@
-"""Results: one line per run in results/runs.jsonl, and the tables in README.md, which are built from those lines only.
+"""Results: one line per run in results/runs.jsonl, and the tables and figures that are built from those lines only.
 
-    python results/report.py add runs/PointMaze/dqapg-swap/1 ...    adds finished runs
-    python results/report.py                                       rebuilds the tables
-    python results/report.py check                                 exit status 1 if the tables are out of date
-    python results/report.py revalidate                            runs one seed of each stale cell up to its first
-                                                                   evaluation; same episodes, bit for bit: not stale
+    python results/report.py add runs/cpu/.../PointMaze/dqapg-swap/1 ...    adds finished runs
+    python results/report.py                 rebuilds README.md, docs/results.md and results/plots/
+    python results/report.py check           exit status 1 if one of them is out of date
+    python results/report.py revalidate      runs one seed of each stale cell up to its first evaluation; same episodes,
+                                             bit for bit: not stale
 
-A row is stale, and marked so in the tables, if its algorithm file has changed since. Many changes touch no number;
-`revalidate` shows it for a cell, and notes in its rows what was compared. On another kind of processor numbers differ.
+A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
+changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared. On another kind of
+processor numbers differ. Statistics: compare.py; claims: claims.py; the paper's tables: pages.py; figures: figures.py.
 """
 
 import hashlib
+import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,7 +27,8 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = REPOSITORY / "results" / "runs.jsonl"
-README = REPOSITORY / "README.md"
+README, PAGE, PLOTS = REPOSITORY / "README.md", REPOSITORY / "docs" / "results.md", REPOSITORY / "results" / "plots"
+PATHS = 18  # PointMaze episodes, two of each pair, whose paths a row of seed 1 holds
 # what may differ between runs that are summarised in one line of a table
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
                  "threads", "compile", "dataset"}
@@ -42,10 +46,28 @@ def read_rows():
     for number, line in enumerate(ROWS.read_text().splitlines() if ROWS.exists() else [], 1):
         try:
             rows.append(json.loads(line))
-            key(rows[-1])
-        except (ValueError, KeyError, TypeError) as error:
+            check_row(rows[-1])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             fail(f"{ROWS}, line {number}: not a result row ({error!r}); restore the file from git")
     return rows
+
+
+def check_row(row):
+    """Raises one of the errors above if a part that the tables and figures need is missing or no number."""
+    key(row)
+    if not (REPOSITORY / "algos" / f"{row['method']}.py").exists():
+        raise ValueError(f"there is no algos/{row['method']}.py")
+    flags, scores, episodes = row["flags"], row["scores"], row["episodes"]
+    maze = flags["task"] == "PointMaze"
+    names = ("return", "success", *(("seen_success", "unseen_success") if maze else ()))
+    values = [row["updates"], flags["seed"], *(scores[name] for name in names), *episodes["return"]]
+    values += [value for point in row["curve"] for value in point[:3 + maze]]
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError("a score is no finite number")
+    if type(flags["swap"]) is not bool or type(row["updates"]) is not int or not row["curve"] or not episodes["return"]:
+        raise ValueError("it has no episodes, no curve, or a flag of the wrong kind")
+    if len({len(episodes[name]) for name in ("return", "success", *(("start", "goal") if maze else ()))}) > 1:
+        raise ValueError("its lists of episodes differ in length")
 
 
 def setting(row):
@@ -69,15 +91,68 @@ def add(folders):
         except (OSError, ValueError) as error:
             fail(f"{folder}: not a finished run ({error})")
         episodes = evaluations[-1]["episodes"]
+        paths = final_paths(folder, row)
+        protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}", row["flags"].get("out", ""))
         row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
         row |= {"commit": commit_of(row["method"], row["file_sha256"]),
                 "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")] for e in evaluations],
                 "first_returns": [episode["return"] for episode in evaluations[0]["episodes"]],
                 "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
+        row |= {"protocol": protocol[1]} if protocol else {}  # the benchmark's runs go to runs/<protocol>/<hash>/
+        row |= {"paths": paths} if paths else {}
         if key(row) not in known:
             known.add(key(row))
             rows.append(row)
     save_rows(rows)
+
+
+def final_paths(folder, row):
+    """Where the first episodes of the last evaluation go, replayed from the checkpoint: for each its positions in
+    tenths, [x0, y0, x1, y1, ...], at every second step until it rests.
+
+    None for other tasks than PointMaze, other seeds than 1, and if the replay does not give the run's returns.
+    """
+    flags = row["flags"]
+    if flags["task"] != "PointMaze" or flags["seed"] != 1 or not (folder / "checkpoint.pt").exists():
+        return None
+    try:  # a picture: whatever is wrong with it must not lose the row
+        import gymnasium as gym
+        import torch
+        if row["file_sha256"] != file_hash(row["method"]):
+            return None
+        spec = importlib.util.spec_from_file_location(row["method"], REPOSITORY / "algos" / f"{row['method']}.py")
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        settings = module.DEFAULTS
+        for group in vars(settings).values():
+            for name, value in vars(group).items():
+                new = flags[name.replace("_", "-")]
+                setattr(group, name, tuple(new) if isinstance(value, tuple) else new)
+        env, reached = module.make_env("PointMaze")
+        data, _ = module.load_dataset(module.find_dataset("PointMaze", flags["dataset"] and Path(flags["dataset"])),
+                                      "PointMaze", env)
+        buffer = module.ReplayBuffer(data, settings.relabelling, reached, 1)
+        agent_class, = (c for c in vars(module).values() if isinstance(c, type) and hasattr(c, "update")
+                        and c.__module__ == spec.name and issubclass(c, torch.nn.Module))
+        agent = agent_class(settings, module.Normalizer(buffer, env.action_space), env.spec.max_episode_steps,
+                            torch.device("cpu"))
+        agent.load_state_dict(torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["agent"])
+        count = flags["eval-episodes"]
+        envs = gym.make_vec(env.spec.id, num_envs=count, vectorization_mode="vector_entry_point")
+        episodes = module.evaluate(agent, envs, "PointMaze", reached, count, env.spec.max_episode_steps, "cpu")
+    except (Exception, SystemExit) as error:
+        print(f"{folder}: no paths, its policy cannot be replayed ({type(error).__name__}: {error})", file=sys.stderr)
+        return None
+    last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])["episodes"]
+    if [episode["return"] for episode in episodes] != [episode["return"] for episode in last]:
+        print(f"{folder}: no paths, the replay on this machine differs from the run", file=sys.stderr)
+        return None
+    paths = []
+    for episode in episodes[:PATHS]:
+        points = np.rint(10 * episode["path"][::2]).astype(int)
+        moving = np.nonzero((points != points[-1]).any(1))[0]
+        paths.append(points[:moving[-1] + 2 if len(moving) else 1].ravel().tolist())
+    return paths
 
 
 def commit_of(method, sha):
@@ -149,35 +224,94 @@ def describe(row):
 
 
 def table(rows, task):
-    """A Markdown table of the runs on one task: means over seeds, and the spread over seeds."""
+    """A Markdown table of all runs on one task: means over seeds, and the spread over seeds."""
     cells = {}
     for row in rows:
         if row["flags"]["task"] == task:
-            cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
+            cells.setdefault((row.get("protocol", ""), setting(row), row["file_sha256"], row["dataset_sha256"]),
+                             []).append(row)
     maze = task == "PointMaze"
-    lines = ["| method | swap | settings | updates | seeds | return | " + (
+    lines = ["| method | swap | settings | protocol | updates | seeds | return | at the best evaluation | " + (
         "success, demonstrated pairs | success, other pairs |" if maze else "success |"),
-        "|---|---|---|---|---|---|---|" + "---|" * maze]
+        "|---|---|---|---|---|---|---|---|---|" + "---|" * maze]
 
-    def spread(rows, name):
-        values = [row["scores"][name] for row in rows]
+    def spread(values):
         return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
-    for (_, sha), group in sorted(cells.items(), key=lambda item: (item[1][0]["method"], item[1][0]["updates"],
-                                                                   describe(item[1][0]))):
+    for (protocol, _, sha, _), group in sorted(cells.items(), key=lambda item: (
+            item[1][0]["method"], item[1][0]["updates"], describe(item[1][0]), item[0])):
         first = group[0]
         stale = "" if file_hash(first["method"]) == sha else ", stale"
-        columns = [first["method"], "yes" if first["flags"]["swap"] else "no", describe(first) + stale,
-                   f"{first['updates']:,}", str(len(group)), spread(group, "return")]
-        columns += [spread(group, k) for k in (("seen_success", "unseen_success") if maze else ("success",))]
+        columns = [first["method"], "yes" if first["flags"]["swap"] else "no", describe(first) + stale, protocol,
+                   f"{first['updates']:,}", str(len(group)), spread([row["scores"]["return"] for row in group]),
+                   spread([max(point[1] for point in row["curve"]) for row in group])]
+        columns += [spread([row["scores"][name] for row in group])
+                    for name in (("seen_success", "unseen_success") if maze else ("success",))]
         lines.append("| " + " | ".join(columns) + " |")
     return "\n".join(lines)
 
 
-def rebuilt(readme, rows):
-    """The README's text with every block between `<!-- table TASK -->` and `<!-- end -->` rebuilt."""
-    return re.sub(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
-                  lambda m: f"{m[1]}{table(rows, m[2])}\n{m[3]}", readme, flags=re.DOTALL)
+def pictures(planned):
+    """The figures with their captions."""
+    return "\n\n".join(f"![{file}](../results/plots/{file})\n\n{caption}" for file, (caption, _) in planned.items())
+
+
+def parts(rows):
+    """The generated parts by name, and the figures: {file: (caption, function that draws it)}."""
+    import claims  # here and not above: they need scipy, which takes a second
+    import compare
+    import figures
+    import pages
+    results = compare.Results(rows, setting, {method: file_hash(method) for method in {row["method"] for row in rows}})
+    planned = figures.plan(results)
+    tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]
+    return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
+            "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
+            "figures": pictures(planned),
+            "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
+            **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned
+
+
+def rebuilt(text, made):
+    """A page's text with every part between `<!--table NAME-->` and `<!--end-->` rebuilt."""
+    def fill(match):
+        if match[2] not in made:
+            fail(f"<!--table {match[2]}-->: no table of this name; known: {', '.join(made)}")
+        return f"{match[1]}{made[match[2]]}\n{match[3]}"
+    return re.sub(r"(<!--table (\w+)-->\n).*?(<!--end-->)", fill, text, flags=re.DOTALL)
+
+
+def build(check):
+    """Rebuilds pages and figures; with `check` only says whether they are up to date.
+
+    A figure notes a hash of what it was drawn from, because its bytes depend on the version of matplotlib.
+    """
+    import figures
+    from PIL import Image
+    made, planned = parts(read_rows())
+    source = hashlib.sha256(ROWS.read_bytes() if ROWS.exists() else b"")
+    source.update(json.dumps(made, sort_keys=True).encode() + Path(figures.__file__).read_bytes())
+    old = {}
+    for page in (README, PAGE):
+        text = page.read_text()
+        if (new := rebuilt(text, made)) != text:
+            old[page] = new
+    drawn = {}
+    for file in PLOTS.glob("*.png"):
+        with Image.open(file) as image:
+            drawn[file.name] = image.info.get("Source")
+    stale = sorted({*planned} ^ {*drawn} | {name for name in drawn if drawn[name] != source.hexdigest()})
+    if check:
+        for name in [*map(str, old), *stale]:
+            print(f"{name}: out of date, python results/report.py rebuilds it")
+        sys.exit(bool(old or stale))
+    for page, text in old.items():
+        page.write_text(text)
+    PLOTS.mkdir(exist_ok=True)
+    for name in {*drawn} - {*planned}:
+        (PLOTS / name).unlink()
+    for name in sorted({*stale} & {*planned}):
+        figures.write(planned[name][1](), PLOTS / name, source.hexdigest())
 
 
 def main():
@@ -188,11 +322,7 @@ def main():
         revalidate()
     elif command not in (["build"], ["check"]):
         fail(f"{command[0]}: unknown; add, check, revalidate or nothing")
-    text = README.read_text()
-    new = rebuilt(text, read_rows())
-    if command == ["check"]:
-        sys.exit(new != text)
-    README.write_text(new)
+    build(command == ["check"])
 
 
 if __name__ == "__main__":

@@ -1,30 +1,65 @@
-"""The tables in README.md are those that results/report.py builds from results/runs.jsonl."""
+"""results/: cells, statistics, verdicts, tables and figures, from made-up rows; the published ones are up to date."""
 
+import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import Run
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "results"))
+import claims  # noqa: E402
+import compare  # noqa: E402
+import figures  # noqa: E402
+import pages  # noqa: E402
 import report  # noqa: E402
 
-
-def row(**changes):
-    flags = {"task": "PointMaze", "swap": False, "precision": "fp32", "seed": 1, "out": "runs"}
-    scores = {"return": 10.0, "seen_success": 0.5, "unseen_success": 0.25}
-    return {"method": "td3bc", "updates": 7, "flags": flags | changes.pop("flags", {}), "file_sha256": "0",
-            "dataset_sha256": "1", "scores": scores | changes.pop("scores", {})} | changes
+MAZE = {"start": [0, 1, 2] * 3, "goal": [0] * 3 + [1] * 3 + [2] * 3}  # each pair once
 
 
-def test_readme_is_up_to_date():
-    assert subprocess.run([sys.executable, REPOSITORY / "results" / "report.py", "check"]).returncode == 0, \
-        "python results/report.py rebuilds the tables"
+def row(method="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, sha="now", episodes=None, success=None,
+        **changes):
+    """A row whose nine episodes all return `value`, or as given."""
+    returns, hits = episodes or [value] * 9, success or [True] * 9
+    mean = float(np.mean(returns))
+    scores = {"return": mean, "success": float(np.mean(hits))}
+    maze = task == "PointMaze"
+    if maze:
+        seen = [s + g == 2 for s, g in zip(MAZE["start"], MAZE["goal"])]
+        scores |= {f"{name}_success": float(np.mean([h for h, x in zip(hits, seen) if x == which]))
+                   for name, which in (("seen", True), ("unseen", False))}
+    updates = changes.get("updates", 7000)
+    curve = [[n, mean * n / updates, scores["success"], scores.get("unseen_success")] for n in (updates // 2, updates)]
+    flags = {"task": task, "swap": swap, "precision": "fp32", "seed": seed, "swap-source": "batch",
+             "swap-batch": "equal", "eval-episodes": 9, "updates": updates}
+    return {"method": method, "updates": updates, "flags": flags | changes.pop("flags", {}), "file_sha256": sha,
+            "dataset_sha256": "1", "scores": scores, "curve": curve, "seconds": 1.0,
+            "episodes": {"return": returns, "success": hits} | (copy.deepcopy(MAZE) if maze else {})} | changes
 
 
-def test_every_row_is_one_run_and_holds_its_episodes():
+def seeds(values, **more):
+    """One row for each value, seeds from 1."""
+    return [row(seed=seed, value=value, **more) for seed, value in enumerate(values, 1)]
+
+
+def results(*rows, stale=()):
+    return compare.Results(rows, report.setting, {name: "then" if name in stale else "now" for name in compare.NAMES})
+
+
+# --- what is published
+def test_published_tables_and_figures_are_up_to_date():
+    command = [sys.executable, REPOSITORY / "results" / "report.py", "check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"python results/report.py rebuilds them; {done.stdout}{done.stderr}"
+
+
+def test_every_published_row_is_one_run_and_holds_its_episodes():
     rows = report.read_rows()
     assert len({report.key(r) for r in rows}) == len(rows)
     for r in rows:
@@ -32,32 +67,403 @@ def test_every_row_is_one_run_and_holds_its_episodes():
         assert len(returns) == r["flags"]["eval-episodes"]
         assert r["scores"]["return"] == pytest.approx(sum(returns) / len(returns))
         assert r["curve"][-1][0] == r["updates"] == r["flags"]["updates"]
+        assert len(json.dumps(r)) < 30_000
 
 
-def test_a_table_averages_over_seeds_and_over_nothing_else():
-    rows = [row(), row(flags={"seed": 2, "out": "elsewhere"}, scores={"return": 20.0}),
-            row(flags={"lr": 0.1}, scores={"return": 90.0})]
-    lines = report.table(rows, "PointMaze").splitlines()[2:]
-    assert len(lines) == 2 and any("| 2 | 15.00 ± 7.07 |" in x for x in lines) and any("| 1 | 90.00 |" in x for x in lines)
-    assert all("stale" in line for line in lines)
-    assert report.table(rows, "FetchPush").count("\n") == 1
-    assert report.rebuilt("a\n<!-- table PointMaze -->\nold\n<!-- end -->\nb", []).splitlines()[-2:] == ["<!-- end -->", "b"]
+def test_figures_in_git_are_small():
+    assert all(path.stat().st_size < 100_000 for path in (REPOSITORY / "results" / "plots").iterdir())
 
 
-def test_add_takes_a_run_once_and_refuses_what_is_none(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "ROWS", tmp_path / "runs.jsonl")
-    folder = tmp_path / "1"
-    folder.mkdir()
+# --- statistics, against values worked out by hand
+def test_holm():
+    # sorted .01 .02 .03 .04: times 4 3 2 1 = .04 .06 .06 .04, never falling: .04 .06 .06 .06
+    assert compare.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert compare.holm([0.9, 0.8]) == [1.0, 1.0] and compare.holm([]) == []
+
+
+def test_iqm_is_the_mean_of_the_middle_half():
+    # of 0 1 2 3 4 5 6 100 without the two smallest and the two largest: (2 + 3 + 4 + 5) / 4
+    assert compare.iqm(np.array([0.0, 100, 3, 5]), np.array([1.0, 2, 4, 6])) == 3.5
+    value, low, high = compare.bootstrap([np.array([0.0, 100, 3, 5]), np.array([1.0, 2, 4, 6])], compare.iqm)
+    assert value == 3.5 and 0 <= low < value < high <= 53
+    assert (low, high) == compare.bootstrap([np.array([0.0, 100, 3, 5]), np.array([1.0, 2, 4, 6])], compare.iqm)[1:]
+    # resampled task by task: a task without spread adds none, whatever lies between the tasks
+    assert compare.bootstrap([np.zeros(4), np.full(4, 9.0)], compare.iqm) == (4.5, 4.5, 4.5)
+
+
+def test_probability_of_improvement_and_profile():
+    # task 1: of 2 x 2 pairs 3 larger; task 2: one larger, one equal, two smaller: (.75 + .375) / 2
+    first, second = [np.array([2.0, 4]), np.array([1.0, 5])], [np.array([1.0, 3]), np.array([1.0, 6])]
+    assert compare.improvement(first, second)[0] == pytest.approx((0.75 + (1 + 0.5) / 4) / 2)
+    shares, low, high = compare.profile([np.array([0.2, 0.6]), np.array([0.6, 0.6])], np.array([0.0, 0.5, 0.6]))
+    assert shares.tolist() == [1, 0.75, 0] and low[1] == 0.5 and high[1] == 1
+
+
+def test_welch_by_hand_and_samples_without_spread():
+    # means 2 and 6, variances 1 and 4, n = 3: t = -4 / sqrt(5/3), df = (5/3)^2 / ((1/3)^2 + (4/3)^2) * 2 = 50/17
+    c = compare.compare([1, 2, 3], [4, 6, 8])
+    assert c.difference == -4 and c.p == pytest.approx(2 * compare.stats.t.cdf(-4 / (5 / 3) ** 0.5, 50 / 17))
+    reach = compare.stats.t.ppf(0.975, 50 / 17) * (5 / 3) ** 0.5
+    assert (c.low, c.high) == pytest.approx((-4 - reach, -4 + reach))
+    assert compare.compare([0, 0], [0, 0]).p == 1 and compare.compare([1], [1, 2]) is None
+    a, b = np.random.default_rng(0).normal(size=(2, 500)) * [[3], [5]] + [[1], [0]]
+    printed = compare.compare_printed((a.mean(), a.std(ddof=1)), (b.mean(), b.std(ddof=1)))
+    assert printed == pytest.approx(compare.compare(a, b))
+
+
+# --- cells
+def test_a_cell_holds_runs_that_differ_in_the_seed_only():
+    some = results(*seeds([10, 20]), row(flags={"lr": 0.1}, value=90.0), row(dataset_sha256="2", value=70.0))
+    assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [10, 20]
+    assert some.cell("td3bc", "PointMaze", True) is None and some.cell("td3bc", "FetchPush", False) is None
+
+
+def test_one_protocol_is_shown_and_fresh_runs_come_first():
+    some = results(*seeds([1, 2, 3]), row("crr"), row("cql"), row(value=9, protocol="cpu"), row("iql", value=8, protocol="cpu"),
+                   *seeds([5, 6, 7], protocol="paper", updates=500_000))
+    assert some.protocol == {"PointMaze": "cpu"} and some.cell("td3bc", "PointMaze", False).returns.tolist() == [9]
+    some = results(*seeds([1, 2, 3], sha="old"), row(value=4))
+    assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [4]
+    some = results(row(value=4), stale=["td3bc"])
+    assert some.cell("td3bc", "PointMaze", False).stale and some.cell("td3bc", "PointMaze", False, stale=False) is None
+
+
+def test_the_effect_of_swapping_is_paired_over_seeds():
+    # seeds 1 and 9 have no partner; differences 5 - 1 and 12 - 2
+    some = results(*seeds([30, 1, 2]), row(seed=3, value=12, swap=True), row(seed=2, value=5, swap=True),
+                   row(seed=9, value=50, swap=True))
+    assert some.swap_effect("td3bc", "PointMaze").tolist() == [4, 10]
+    mean, low, high = compare.paired(np.array([4, 10]))  # mean 7, error 3, t(.975, 1) = 12.706
+    assert (mean, low, high) == pytest.approx((7, 7 - 3 * 12.706, 7 + 3 * 12.706), rel=1e-3)
+    assert compare.paired(np.array([4.0])) == (4.0, None, None)
+    line = next(line for line in pages.effects(some).splitlines() if "TD3+BC" in line)
+    assert "| 2 × 7k | 11.00 | 22.33 | +7.00 | -31.1 to 45.1 |" in line and line.endswith("| +23.26 |")
+    assert results(row(), row(swap=True, updates=9000)).swap_effect("td3bc", "PointMaze") is None
+
+
+# --- the paper's tables
+def test_tables_show_ours_above_the_papers_and_leave_empty_what_was_not_run():
+    some = results(*(row(seed=s, episodes=[0] * 4 + [v] * 5, task="FetchPush") for s, v in ((1, 18), (2, 36))))
+    lines = pages.papers(some, 2).splitlines()
+    ours = [i for i, line in enumerate(lines) if line.startswith("| TD3+BC, ours |")]
+    # 18 episodes: 8 of 0, 5 of 18, 5 of 36; mean 15, variance (5 * 324 + 5 * 1296) / 18 - 225 = 225
+    assert lines[ours[0]] == "| TD3+BC, ours | 15.00 ± 15.00<br>2 × 7k |" + "  |" * 8
+    assert lines[ours[0] + 1].startswith("| the paper | 12.94 ± 17.07 | 1.14 ± 4.78 |")
+    assert lines[ours[0] - 2] == "| TD3+BC-aug, ours |" + "  |" * 9
+    assert lines[ours[0] - 1].startswith("| the paper | 17.50 ± 15.47 • | 0.43 ± 1.48 |")  # better: +4.6; worse
+    assert [pages.papers(some, n).count("\n") for n in (2, 3, 4)] == [1 + 2 * 7 * 2, 1 + 2 * 8, 1 + 2 * 12]
+    assert "| TD3+BC, ours | 15.00" in pages.papers(some, 3) and "15.00" not in pages.papers(some, 4)  # swapped there
+
+
+def test_marks_of_table_2():
+    rows = [row(seed=seed, swap=swap, episodes=[10 * swap + seed + i for i in (10, 11, 12)] * 3)
+            for seed in (1, 2, 3, 4) for swap in (False, True)]
+    # with swapping 36 episodes, mean 20 + 2.5 + 1, variance 5/4 over seeds + 2/3 within
+    assert "| **23.50 ± 1.38** •<br>4 × 7k |" in pages.papers(results(*rows), 2)
+    assert "| 22.00 ± 0.82 •<br>1 × 7k |" in pages.papers(results(*rows[:2]), 2)  # one seed: no test over seeds
+    assert "•<br>" not in pages.papers(results(*rows, stale=["td3bc"]), 2)
+    # 15 against 12, deviations 5 and 4: over three seeds t is .8, over 27 episodes about 3
+    loud = pages.papers(results(*seeds([10, 15, 20], swap=True), *seeds([8, 12, 16])), 2)
+    assert "| 15.00 ± 4.08 •<br>3 × 7k |" in loud and "**" not in loud
+
+
+def test_marks_of_tables_3_and_4():
+    rows = [*seeds([40, 41, 42], method="dqapg"), *seeds([39, 41, 44]), *seeds([1, 2, 3], method="iql")]
+    table = pages.papers(results(*rows), 3)
+    assert "| **41.00 ± 0.82**" in table and "| **41.33 ± 2.05** •" in table and "| 2.00 ± 0.82<br>" in table
+    papers = next(line for line in table.splitlines() if line.startswith("| the paper"))
+    # the paper's DQAPG is best or level everywhere: by mean, or not significantly below
+    assert papers.count("•") == 9 and "34.74 ± 30.16 •" in papers
+
+
+def test_stale_rows_are_marked():
+    table = pages.papers(results(*seeds([1, 2]), stale=["td3bc"]), 3)
+    assert "| 1.50 ± 0.50<br>2 × 7k, stale |" in table
+    assert "stale" in pages.effects(results(*seeds([1, 2]), *seeds([3, 4], swap=True), stale=["td3bc"]))
+    assert "1.5 → 3.5 (stale)" in pages.short(results(*seeds([1, 2]), *seeds([3, 4], swap=True), stale=["td3bc"]))
+    short = pages.short(results(*seeds([1, 2])))
+    assert "| TD3+BC | 1.5 |" in short and "2 × 7k" in short
+
+
+# --- claims
+def c(difference, reach=1.0, p=0.5):
+    return compare.Comparison(difference, difference - reach, difference + reach, p)
+
+
+@pytest.mark.parametrize("rule, comparisons, verdict", [
+    (claims.better, [c(9, p=0.01)], "holds"), (claims.better, [c(-9, p=0.01)], "does not hold"),
+    (claims.better, [c(9, 20)], "undecided"), (claims.better, [c(0.5)], "does not hold"),  # at most 1.5 better
+    (claims.better, [c(9, p=0.01), c(9, 20)], "undecided"), (claims.better, [c(9, p=0.01), c(0.5)], "does not hold"),
+    (claims.no_better, [c(9, p=0.01), c(0)], "does not hold"), (claims.no_better, [c(0), c(-9, p=0.01)], "holds"),
+    (claims.no_better, [c(0), c(0, 20)], "undecided"),
+    (claims.no_worse, [c(-9, p=0.01), c(0)], "does not hold"), (claims.no_worse, [c(0), c(9, p=0.01)], "holds"),
+    (claims.no_worse, [c(0), c(0, 20)], "undecided"),
+    (claims.some_better, [c(0), c(9, p=0.01)], "holds"), (claims.some_better, [c(0), c(1)], "does not hold"),
+    (claims.some_better, [c(0), c(4, 20)], "undecided"),
+    (claims.half_better, [c(9, p=0.01), c(0)], "holds"), (claims.half_better, [c(0)], "does not hold"),
+    (claims.half_better, [c(9, p=0.01), c(0, 20), c(0, 20)], "undecided"),
+    (claims.half_better, [c(9, p=0.01), c(-9, p=0.01)], "does not hold")])
+def test_rules_for_one_task(rule, comparisons, verdict):
+    assert rule(comparisons, 5.0) == verdict
+
+
+@pytest.mark.parametrize("rule, verdicts, verdict", [
+    (claims.every, "hhh", "holds"), (claims.every, "hhn", "does not hold"), (claims.every, "hhu", "undecided"),
+    (claims.some, "nuh", "holds"), (claims.some, "nn", "does not hold"), (claims.some, "nu", "undecided"),
+    (claims.most, "hhu", "holds"), (claims.most, "hn", "does not hold"), (claims.most, "hu", "undecided")])
+def test_rules_for_all_tasks(rule, verdicts, verdict):
+    names = {"h": claims.YES, "n": claims.NO, "u": claims.OPEN}
+    assert rule([names[v] for v in verdicts]) == verdict
+
+
+def verdicts(some):
+    return {claim.text: (verdict, ours) for claim, ours, _, verdict, _ in claims.judged(some)}
+
+
+def test_verdicts_come_from_rows_and_not_from_stale_ones_or_single_seeds():
+    rows = [*seeds([10, 11, 12, 13]), *seeds([50, 51, 52, 53], swap=True),
+            *seeds([30, 31, 32], task="FetchPush"), *seeds([20, 21, 22], task="FetchPush", swap=True)]
+    verdict, ours = verdicts(results(*rows))["TD3+BC benefits from swapping"]
+    assert verdict == "holds" and ours == {"PointMaze": ("holds", "+40.0*"), "FetchPush": ("does not hold", "-10.0*")}
+    assert verdicts(results(*rows))["swapping has no significant negative effect"][0] == "does not hold"
+    assert verdicts(results(*rows))["DQAPG benefits from swapping"] == (None, {})
+    assert verdicts(results(*rows, stale=["td3bc"]))["TD3+BC benefits from swapping"] == (None, {})
+    assert verdicts(results(row(), row(swap=True)))["TD3+BC benefits from swapping"] == (None, {})
+    table = claims.table(results(*rows))
+    line = next(line for line in table.splitlines() if "| TD3+BC benefits" in line)
+    assert "| holds | **holds**, 2 of 9 tasks | FetchPush -10.0*; PointMaze +40.0* |" in line
+    by_task = next(line for line in claims.by_task(results(*rows)).splitlines() if "| TD3+BC benefits" in line)
+    assert by_task.count("not yet measured") == 7 and by_task.endswith("| holds |")
+    assert claims.counted(results(*rows)) == (
+        "Of 22 claims of the paper 1 hold, 2 do not hold, 0 are undecided, 19 are not yet measured in our runs.")
+
+
+def test_p_values_of_a_claim_are_corrected_together():
+    # p = .03 alone; beside a second comparison it counts twice
+    pair = [("", compare.Comparison(5, 1, 9, 0.03))]
+    assert claims.corrected({"a": pair})["a"][0][1].p == 0.03
+    assert [x[0][1].p for x in claims.corrected({"a": pair, "b": pair}).values()] == [0.06, 0.06]
+
+
+def test_claims_about_pairs_of_the_maze():
+    shown = [s + g == 2 for s, g in zip(MAZE["start"], MAZE["goal"])]
+    some = results(*(row("dqapg", seed=s, success=shown) for s in (1, 2)),
+                   *(row("dqapg", seed=s, swap=True) for s in (1, 2)))
+    assert claims.pair_success(some.cell("dqapg", "PointMaze", False)).tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    found = verdicts(some)
+    for text in ("goal swapping learns a more general policy", "without it the policy is overfitted",
+                 "without it only one goal is reached", "with it the policy generalises beyond its data"):
+        assert found[text][0] == "holds", text
+    assert verdicts(results(row("dqapg"), row("dqapg", swap=True)))[
+        "with it the policy generalises beyond its data"] == (None, {})  # one seed
+    other = results(*(row("dqapg", seed=s, swap=swap, success=[True] * 8 + [False]) for s in (1, 2)
+                      for swap in (False, True)))
+    found = verdicts(other)
+    assert found["without it only one goal is reached"][0] == "does not hold"
+    assert found["with it the policy generalises beyond its data"][0] == "does not hold"
+
+
+def test_claim_about_the_hand_and_awac():
+    rows = [row(m, "HandBlockZ", s, seed, v + seed) for m, v in (("dqapg", 40), ("td3bc", 2), ("awac", 1))
+            for s in (False, True) for seed in (1, 2)]
+    text = "almost all baselines fail on the three HandBlock tasks, DQAPG does not"
+    assert verdicts(results(*rows))[text] == ("holds", {"HandBlockZ": (
+        "holds", "DQAPG 41.5, 2 of 2 others below 10, TD3+BC 3.5")})
+    for value in (45.0, 20.0):  # better than DQAPG; worse, but then a third of the baselines do not fail
+        other = [row("cql", "HandBlockZ", True, seed, value) for seed in (1, 2)]
+        assert verdicts(results(*rows, *other))[text][0] == "does not hold"
+    gains = {"awac": 30, "td3bc": 0}
+    rows = [row(m, "PointMaze", s, seed, 20 + seed + s * gain) for m, gain in gains.items() for s in (False, True)
+            for seed in (1, 2, 3)]
+    assert verdicts(results(*rows))["AWAC benefits the most, on five tasks"] == (
+        "holds", {"all": ("holds", "better on TD3+BC 0, AWAC 1")})
+    rows += [row("td3bc", task, s, seed, 10 + seed + 30.0 * s) for task in ("FetchPush", "FetchPick") for s in (False, True)
+             for seed in (1, 2, 3)]
+    assert verdicts(results(*rows))["AWAC benefits the most, on five tasks"][0] == "does not hold"
+
+
+def test_the_papers_own_numbers_are_judged_by_the_same_rules():
+    papers = {claim.text: (verdict, printed) for claim, _, printed, _, verdict in claims.judged(results())}
+    assert papers["DQAPG benefits from swapping"][1]["HandBlockParallel"] == ("does not hold", "-5.1*")
+    assert papers["IQL does not benefit from swapping"][0] == "does not hold"  # 14.45 to 20.72 on PointMaze
+    assert papers["swapping has no significant negative effect"][0] == "does not hold"
+    assert papers["DQAPG is best, or shares the best place, on all nine tasks"][0] == "holds"
+
+
+# --- aggregates and figures
+def test_normalised_scores_and_common_tasks():
+    rows = [row(m, task, False, seed, 10.0 * seed) for m in ("dqapg", "td3bc") for task in ("PointMaze", "FetchReach")
+            for seed in (1, 2)] + [row("iql", "PointMaze", False), row("dqapg", "FetchSlide")]
+    tasks, samples = compare.common_tasks(results(*rows))
+    assert tasks == ["FetchReach", "PointMaze"] and set(samples) == {("dqapg", False), ("td3bc", False)}
+    expert = json.loads((REPOSITORY / "data/experts/FetchReach.json").read_text())["evaluation"]["return"]
+    assert samples["dqapg", False][0].tolist() == [10 / expert, 20 / expert]
+    assert compare.common_tasks(results(*rows, stale=list(compare.NAMES))) == ([], {})
+
+
+def many():
+    """Rows for every figure."""
+    rows = [row(m, task, swap, seed, seed + 5.0 * swap) for m in ("dqapg", "td3bc")
+            for task in ("PointMaze", "FetchPush") for swap in (False, True) for seed in (1, 2)]
+    for r in rows:
+        if r["flags"]["task"] == "PointMaze" and r["flags"]["seed"] == 1:
+            r["paths"] = [[220, 150, 100, 90, 20, 40]] * 9
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """report.py on files of its own, with the rows of many()."""
+    for name, file in (("ROWS", "runs.jsonl"), ("README", "README.md"), ("PAGE", "results.md"), ("PLOTS", "plots")):
+        monkeypatch.setattr(report, name, tmp_path / file)
+    names = ("counted", "claims", "claims_by_task", "table2", "table3", "table4", "effects", "figures", "runs", "short")
+    (tmp_path / "README.md").write_text("a\n<!--table short-->\nold\n<!--end-->\nb\n")
+    (tmp_path / "results.md").write_text("".join(f"<!--table {name}-->\n<!--end-->\n" for name in names))
+    monkeypatch.setattr(report, "file_hash", lambda method: "now")
+    report.save_rows(many())
+    return tmp_path
+
+
+def test_build_makes_everything_twice_the_same_and_check_sees_what_is_old(folder, capsys):
+    report.build(check=False)
+    files = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    assert {path.name for path in files} == {"README.md", "results.md", "runs.jsonl"} | set(
+        figures.plan(results(*many())))
+    wanted = {"maze_paths.png", "maze_pairs.png", "iqm.png", "profiles.png", "improvement.png", "overfitting.png"}
+    assert wanted <= {path.name for path in files}
+    assert (folder / "README.md").read_text().startswith("a\n<!--table short-->\n| | FetchPush | PointMaze |\n")
     with pytest.raises(SystemExit) as stopped:
-        report.add([folder])
-    assert stopped.value.code == 2 and str(folder) in capsys.readouterr().err and not report.ROWS.exists()
-    (folder / "result.json").write_text(json.dumps(row()))
-    evaluation = {"update": 7, "return": 1.0, "success": 0.0, "episodes": [{"seed": 5, "return": 1}]}
-    (folder / "evaluations.jsonl").write_text(json.dumps(evaluation) + "\n")
-    report.add([folder])
-    report.add([folder])
-    assert [r["episodes"] for r in report.read_rows()] == [{"return": [1]}]
-    report.ROWS.write_text("{}\n")
+        report.build(check=True)
+    assert stopped.value.code == 0 and not capsys.readouterr().out
+    for name in ("plots/iqm.png", "plots/old.png"):
+        if (folder / name).exists():
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes((folder / "plots/profiles.png").read_bytes())
+        with pytest.raises(SystemExit) as stopped:
+            report.build(check=True)
+        assert stopped.value.code and name.split("/")[1] in capsys.readouterr().out
+    report.build(check=False)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    for path in files:
+        assert path.suffix != ".png" or b"matplotlib" not in files[path].lower() and path.stat().st_size < 100_000
+        assert path.suffix != ".png" or set(Image.open(path).info) <= {"Source", "transparency"}
+    report.save_rows([*many(), row("iql", seed=3, file_sha256="then")])
+    with pytest.raises(SystemExit) as stopped:
+        report.build(check=True)
+    out = capsys.readouterr().out
+    assert stopped.value.code and "README.md" in out and "results.md" in out and "swap_effect.png" in out
+
+
+def test_a_change_of_the_drawing_makes_figures_old(folder, monkeypatch, capsys):
+    report.build(check=False)
+    (folder / "other.py").write_text("")
+    monkeypatch.setattr(figures, "__file__", str(folder / "other.py"))
+    with pytest.raises(SystemExit) as stopped:
+        report.build(check=True)
+    out = capsys.readouterr().out
+    assert stopped.value.code and "iqm.png" in out and "results.md" not in out
+
+
+def test_an_unknown_table_in_a_page_is_named(folder, capsys):
+    (folder / "README.md").write_text("<!--table tabel2-->\n<!--end-->\n")
+    with pytest.raises(SystemExit) as stopped:
+        report.build(check=False)
+    assert stopped.value.code == 2 and "tabel2" in capsys.readouterr().err
+
+
+def test_no_rows_give_tables_without_ours_and_no_figures(folder):
+    report.ROWS.unlink()
+    report.build(check=False)
+    page = (folder / "results.md").read_text()
+    assert "0 hold, 0 do not hold, 0 are undecided, 22 are not yet" in page and not list(folder.glob("plots/*"))
+    assert "| DQAPG, ours |" + "  |" * 9 in page
+
+
+@pytest.mark.parametrize("damage, word", [
+    (lambda r: r.pop("curve"), "curve"), (lambda r: r["scores"].update({"return": None}), "finite"),
+    (lambda r: r["scores"].update({"return": float("nan")}), "finite"),
+    (lambda r: r["episodes"].pop("return"), "return"),
+    (lambda r: r["episodes"]["start"].pop(), "length"), (lambda r: r["flags"].pop("seed"), "seed"),
+    (lambda r: r.update(method=["x"]), "no algos/"), (lambda r: r.update(flags=[]), "list"),
+    (lambda r: r.update(curve=[]), "curve"), (lambda r: r["flags"].update(swap="no"), "flag")])
+def test_a_damaged_row_is_one_clear_line(folder, capsys, damage, word):
+    rows = many()
+    damage(rows[3])
+    report.save_rows(rows)
+    before = report.ROWS.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        report.build(check=False)
+    out = capsys.readouterr()
+    assert stopped.value.code == 2 and out.err.count("\n") == 1 and "line 4: " in out.err and "git" in out.err
+    assert re.search(word, out.err)
+    assert report.ROWS.read_bytes() == before and not out.out
+
+
+def test_half_a_line_and_an_unknown_method_are_damage_too(folder, capsys, monkeypatch):
+    report.ROWS.write_text(report.ROWS.read_text()[:-40])
     with pytest.raises(SystemExit) as stopped:
         report.read_rows()
-    assert stopped.value.code == 2 and "line 1" in capsys.readouterr().err
+    assert stopped.value.code == 2 and f"line {len(many())}" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(report, "ROWS", folder / "runs.jsonl")
+    report.save_rows([row("nothing")])
+    with pytest.raises(SystemExit) as stopped:
+        report.read_rows()
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and "nothing" in err and err.count("\n") == 1
+
+
+# --- all runs, and adding them
+def test_the_table_of_all_runs_averages_over_seeds_and_over_nothing_else(monkeypatch):
+    monkeypatch.setattr(report, "file_hash", lambda method: "other")
+    rows = [row(), row(seed=2, value=20.0, flags={"out": "elsewhere"}), row(flags={"lr": 0.1}, value=90.0)]
+    lines = report.table(rows, "PointMaze").splitlines()[2:]
+    assert len(lines) == 2 and any("| 2 | 15.00 ± 7.07 | 15.00 ± 7.07 |" in x for x in lines)
+    assert any("| 1 | 90.00 | 90.00 |" in x for x in lines) and all("stale" in line for line in lines)
+    assert report.table(rows, "FetchPush").count("\n") == 1
+
+
+def finished_run(folder, **changes):
+    made = row(**changes)
+    made["flags"] |= {"dataset": None}
+    episodes = [{"seed": 5 + i, **{name: values[i] for name, values in made["episodes"].items()}} for i in range(9)]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({k: v for k, v in made.items() if k not in ("curve", "episodes")}))
+    (folder / "evaluations.jsonl").write_text(json.dumps(
+        {"update": 7000, **made["scores"], "episodes": episodes}) + "\n")
+    return folder
+
+
+def test_add_takes_a_run_once_and_refuses_what_is_none(folder, capsys):
+    report.ROWS.unlink()
+    with pytest.raises(SystemExit) as stopped:
+        report.add([folder / "1"])
+    assert stopped.value.code == 2 and str(folder / "1") in capsys.readouterr().err and not report.ROWS.exists()
+    done = finished_run(folder / "1", flags={"out": "runs/cpu/0123456789ab"})
+    report.add([done])
+    report.add([done])
+    added, = report.read_rows()
+    assert added["episodes"] == {"return": [10.0] * 9, "success": [True] * 9, **MAZE} and added["protocol"] == "cpu"
+    assert "out" not in added["flags"] and "paths" not in added and added["curve"] == [[7000, 10.0, 1.0, 1.0]]
+    report.add([finished_run(folder / "2", seed=2, flags={"out": "runs"})])
+    assert "protocol" not in report.read_rows()[1]
+
+
+def test_a_row_of_pointmaze_holds_the_paths_of_its_final_policy(dataset, tmp_path, monkeypatch):
+    done = Run(tmp_path, REPOSITORY / "algos" / "td3bc.py", "--dataset", dataset, "--updates", 2, "--hidden", 8,
+               "--eval-episodes", 27, "--batch-size", 8, "--swap", "--out", tmp_path / "out").wait()
+    assert done.status == 0, done.err
+    run = tmp_path / "out" / "PointMaze" / "td3bc-swap" / "1"
+    monkeypatch.setattr(report, "ROWS", tmp_path / "runs.jsonl")
+    report.add([run])
+    added, = report.read_rows()
+    assert len(added["paths"]) == report.PATHS == 18 and len(json.dumps(added)) < 30_000
+    sys.path.insert(0, str(REPOSITORY))
+    from envs.pointmaze import STARTS
+    for path, start in zip(added["paths"], added["episodes"]["start"]):
+        x0, x1, y0, y1 = STARTS[start]
+        assert x0 <= path[0] / 10 + 0.05 and path[0] / 10 - 0.05 <= x1 and y0 <= path[1] / 10 + 0.05 <= y1 + 0.1
+    # a policy that is not the one of the row has no paths in it
+    (run / "evaluations.jsonl").write_text((run / "evaluations.jsonl").read_text().replace('"return": ', '"return": 9'))
+    assert report.final_paths(run, json.loads((run / "result.json").read_text())) is None

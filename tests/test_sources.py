@@ -7,7 +7,11 @@ import pytest
 from shared_blocks import ALGOS, CANONICAL, blocks, with_blocks_of
 
 FILES = sorted(ALGOS.glob("*.py"))
-PARENTS = {"td3bc": "dqapg"}
+# nearest sibling of each file, and the share of its lines that may differ from it
+PARENTS = {"gcsl": "awac", "td3bc": "awac", "awac": "crr", "crr": "awac", "awr": "awac", "onestep": "iql", "iql": "onestep",
+           "wgcsl": "crr", "cql": "awac", "bcq": "td3bc", "am": "td3bc", "gofar": "awr", "dqapg": "td3bc"}
+MORE_OF_THEIR_OWN = {"cql": 0.25, "bcq": 0.25, "am": 0.25, "gofar": 0.25,
+                     "dqapg": 0.15}  # its four printed variants and two kinds of policies
 MAIN_EQUATIONS = {2, 3, 4, 6, 7, 8}  # reward, values, and the actors of the paper's Sec. 4
 
 
@@ -33,13 +37,17 @@ def test_no_file_imports_from_the_repository_but_envs():
 
 
 def test_a_method_differs_from_its_nearest_sibling_only_where_the_method_differs(capsys):
+    assert PARENTS.keys() == {path.stem for path in FILES}
+    print_out = ["", "method     nearest    lines  differ"]
+    shares = {}
     for child, parent in PARENTS.items():
         a, b = ((ALGOS / f"{name}.py").read_text().splitlines() for name in (parent, child))
         same = sum(block.size for block in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks())
-        share = 1 - same / len(b)
-        with capsys.disabled():
-            print(f"\n{child} against {parent}: {share:.1%} of its {len(b)} lines differ")
-        assert share <= 0.10
+        shares[child] = 1 - same / len(b)
+        print_out.append(f"{child:10} {parent:10} {len(b):5} {shares[child]:7.1%}")
+    with capsys.disabled():
+        print("\n".join(print_out))
+    assert not {child: share for child, share in shares.items() if share > MORE_OF_THEIR_OWN.get(child, 0.10)}
 
 
 def test_equation_tags_resolve_and_every_main_equation_is_tagged():

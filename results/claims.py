@@ -1,0 +1,325 @@
+"""The claims of the paper, and what our runs and the paper's own tables say of each, by rules that are stated here.
+
+Differences are tested at the 5 % level, with Holm's correction for all comparisons that a claim makes. Ours: Welch's
+test over seeds. The paper's own numbers: the paper's way, 500 episodes as if each were independent. "No better than"
+and "no worse than" hold if the 95 % interval of the difference leaves out 5 % of the largest return or more.
+"""
+
+import json
+from collections import namedtuple
+
+import numpy as np
+from compare import LEVEL, NAMES, REPOSITORY, TASKS, compare, compare_printed, holm, horizon
+
+PAPER = json.loads((REPOSITORY / "results" / "paper.json").read_text())
+YES, NO, OPEN, NEVER = "holds", "does not hold", "undecided", "not yet measured"
+SWAPPED = tuple(PAPER["table2"])  # the methods that the paper swaps
+HAND = ("HandBlockZ", "HandBlockParallel", "HandBlockXYZ")
+SHOWN = np.eye(3, dtype=bool)[::-1]  # PointMaze's pairs in the data, [start, goal]: s_a to g_3, s_b to g_2, s_c to g_1
+
+# check(source): {task: (verdict, numbers)}; overall(verdicts): one verdict
+Claim = namedtuple("Claim", "text where rule check overall", defaults=[None])
+
+
+def column(table, method):
+    """(method, swap) as it stands in Table 3 or 4."""
+    return method, "swap" in PAPER[table][method]["PointMaze"]
+
+
+class Printed:
+    """The paper's own numbers."""
+
+    def compare(self, table, task, a, b):
+        found = [self.cell(task, x, table) for x in (a, b)]
+        return compare_printed(*found) if all(found) else None
+
+    def mean(self, table, task, a):
+        found = self.cell(task, a, table)
+        return found and found[0]
+
+    def cell(self, task, a, table=None):
+        """(mean, deviation); None if it is not in the table, and for what is in none: success rates."""
+        return PAPER[table].get(a[0], {}).get(task, {}).get("swap" if a[1] else "no_swap") if table else None
+
+
+class Ours:
+    """Our runs: cells of two seeds or more that have not gone stale."""
+
+    def __init__(self, results):
+        self.results = results
+
+    def cell(self, task, a):
+        found = self.results.cell(a[0], task, a[1], stale=False)
+        return found if found and len(found.seeds) > 1 else None
+
+    def compare(self, table, task, a, b):
+        first, second = self.cell(task, a), self.cell(task, b)
+        same = first and second and first.updates == second.updates
+        return compare(first.returns, second.returns) if same else None
+
+    def mean(self, table, task, a):
+        return self.cell(task, a) and float(self.cell(task, a).returns.mean())
+
+
+# --- rules for one task; comparisons: their p-values are corrected already
+def up(c):
+    return c.p < LEVEL and c.difference > 0
+
+
+def down(c):
+    return c.p < LEVEL and c.difference < 0
+
+
+def better(comparisons, margin):
+    """Significantly better in all; not so if worse, or no better, in one."""
+    if all(map(up, comparisons)):
+        return YES
+    return NO if any(down(c) or not up(c) and c.high < margin for c in comparisons) else OPEN
+
+
+def no_better(comparisons, margin):
+    """Significantly better in none, and no better in all."""
+    if any(map(up, comparisons)):
+        return NO
+    return YES if all(c.high < margin for c in comparisons) else OPEN
+
+
+def no_worse(comparisons, margin):
+    """Significantly worse in none, and no worse in all."""
+    return no_better([c._replace(difference=-c.difference, low=-c.high, high=-c.low) for c in comparisons], margin)
+
+
+def some_better(comparisons, margin):
+    """Significantly better in one; not so if no better in all."""
+    return {YES: NO, NO: YES, OPEN: OPEN}[no_better(comparisons, margin)]
+
+
+def half_better(comparisons, margin):
+    """Significantly better in half or more, worse in none; not so if worse in as many, or no better in all."""
+    ups, downs = sum(map(up, comparisons)), sum(map(down, comparisons))
+    if 2 * ups >= len(comparisons) and not downs:
+        return YES
+    return NO if downs and downs >= ups or all(c.high < margin for c in comparisons) else OPEN
+
+
+# --- rules for all tasks together; verdicts: those of the tasks that were measured
+def every(verdicts):
+    """On every task measured; not so if on one it does not hold."""
+    return NO if NO in verdicts else YES if all(v == YES for v in verdicts) else OPEN
+
+
+def some(verdicts):
+    """On one task at least; not so if it does not hold on any."""
+    return YES if YES in verdicts else NO if all(v == NO for v in verdicts) else OPEN
+
+
+def most(verdicts):
+    """On more than half of the tasks measured."""
+    half = len(verdicts) / 2
+    return YES if verdicts.count(YES) > half else NO if verdicts.count(NO) >= half else OPEN
+
+
+def corrected(found):
+    """{task: [(label, Comparison)]} with p-values by Holm over all of them."""
+    p = iter(holm([c.p for pairs in found.values() for _, c in pairs]))
+    return {task: [(label, c._replace(p=next(p))) for label, c in pairs] for task, pairs in found.items()}
+
+
+def numbers(pairs, judge):
+    """What decides: the only difference, or the one that speaks most for or against, and how many there are."""
+    star = lambda c: f"{c.difference:+.1f}" + "*" * (c.p < LEVEL)  # noqa: E731
+    if len(pairs) == 1:
+        return star(pairs[0][1]) + (f" ({pairs[0][0]})" if pairs[0][0] else "")
+    pick = max if judge in (no_better, some_better) else min
+    label, extreme = pick(pairs, key=lambda pair: pair[1].difference)
+    return f"{star(extreme)} ({label}; {sum(up(c) for _, c in pairs)} of {len(pairs)} better, " \
+           f"{sum(down(c) for _, c in pairs)} worse)"
+
+
+def by_pairs(table, pairs, judge, tasks=TASKS):
+    """A check that judges the differences a - b of pairs: [(label, a, b)] on each task."""
+    def check(source):
+        found = {task: [(label, c) for label, a, b in pairs if (c := source.compare(table, task, a, b))]
+                 for task in TASKS if task in tasks}
+        return {task: (judge([c for _, c in compared], 0.05 * horizon(task)), numbers(compared, judge))
+                for task, compared in corrected({t: found[t] for t in found if found[t]}).items()}
+    return check
+
+
+def swaps(*methods):
+    return [(NAMES[m] if len(methods) > 1 else "", (m, True), (m, False)) for m in methods]
+
+
+def against(table, method, *others):
+    others = others or [m for m in PAPER[table] if m != method]
+    return [(f"over {NAMES[m]}", column(table, method), column(table, m)) for m in others]
+
+
+def awac_gains_most(source):
+    found = {(m, task): [("", c)] for m in SWAPPED for task in TASKS
+             if (c := source.compare("table2", task, (m, True), (m, False)))}
+    counts = {}
+    for (method, _), [(_, c)] in corrected(found).items():
+        counts[method] = counts.get(method, 0) + up(c)
+    if "awac" not in counts or len(counts) < 2:
+        return {}
+    rest = max(count for method, count in counts.items() if method != "awac")
+    verdict = NO if rest > counts["awac"] else YES if counts["awac"] else OPEN
+    return {"all": (verdict, "better on " + ", ".join(f"{NAMES[m]} {n}" for m, n in counts.items()))}
+
+
+def others_fail(source):
+    """On each task DQAPG returns a tenth of the horizon or more, and most of all; three quarters of the others less."""
+    found = {}
+    for task in HAND:
+        means = {m: value for m in PAPER["table4"]
+                 if (value := source.mean("table4", task, column("table4", m))) is not None}
+        ours, bar = means.pop("dqapg", None), 0.1 * horizon(task)
+        if ours is not None and means:
+            failed, best = sum(value < bar for value in means.values()), max(means, key=means.get)
+            found[task] = (YES if ours >= bar and ours > means[best] and failed >= 0.75 * len(means) else NO,
+                           f"DQAPG {ours:.1f}, {failed} of {len(means)} others below {bar:g}, "
+                           f"{NAMES[best]} {means[best]:.1f}")
+    return found
+
+
+def of_seeds(first, second):
+    """A check that compares two success rates of PointMaze, (swap, score) each, over the seeds of DQAPG."""
+    def check(source):
+        cells = [source.cell("PointMaze", ("dqapg", swap)) for swap, _ in (first, second)]
+        if not all(cells):
+            return {}
+        rates = [cell.of(score) for cell, (_, score) in zip(cells, (first, second))]
+        c = compare(*rates)
+        return {"PointMaze": (better([c], 0.05), f"{rates[0].mean():.2f} against {rates[1].mean():.2f}, p {c.p:.2g}")}
+    return check
+
+
+def pair_success(cell):
+    """Success at the last evaluation by start and goal cluster (3, 3), mean over seeds; NaN where there is none."""
+    rates = np.full((len(cell.rows), 3, 3), np.nan)
+    for rate, row in zip(rates, cell.rows):
+        start, goal, success = (np.array(row["episodes"][key]) for key in ("start", "goal", "success"))
+        for i, j in np.ndindex(3, 3):
+            if (here := (start == i) & (goal == j)).any():
+                rate[i, j] = success[here].mean()
+    return rates.mean(0)
+
+
+def goals_reached(swap):
+    """A check of which goals DQAPG reaches in half of the episodes or more: all with swapping, else the shown ones."""
+    wanted = np.ones((3, 3), bool) if swap else SHOWN
+
+    def check(source):
+        cell = source.cell("PointMaze", ("dqapg", swap))
+        if not cell:
+            return {}
+        rates = pair_success(cell)
+        shown = " to ".join(f"{x(rates[SHOWN]):.2f}" for x in (np.min, np.max)) + " on the pairs of the data, " + \
+            " to ".join(f"{x(rates[~SHOWN]):.2f}" for x in (np.min, np.max)) + " on the others"
+        return {"PointMaze": (YES if ((rates >= 0.5) == wanted).all() else NO, shown)}
+    return check
+
+
+def claims():
+    """The claims in the order of the paper."""
+    yield Claim("goal swapping learns a more general policy", "Abstract, Fig. 6, 8",
+                "DQAPG's success on pairs that the data never shows, with against without swapping: better",
+                of_seeds((True, "unseen_success"), (False, "unseen_success")), every)
+    yield Claim("without it the policy is overfitted", "Fig. 1, 8",
+                "DQAPG without swapping, success on the pairs of the data against the others: better",
+                of_seeds((False, "seen_success"), (False, "unseen_success")), every)
+    yield Claim("without it only one goal is reached", "Fig. 6b",
+                "DQAPG without swapping reaches, in half of the episodes, the goal that the data shows from each start, "
+                "and no other",
+                goals_reached(False), every)
+    yield Claim("with it the policy generalises beyond its data", "Fig. 6c",
+                "DQAPG with swapping reaches, in half of the episodes, every goal from every start",
+                goals_reached(True), every)
+    for method in SWAPPED:
+        if method != "iql":
+            yield Claim(f"{NAMES[method]} benefits from swapping", "Sec. 5: all methods except IQL",
+                        "with against without: better, on one task at least",
+                        by_pairs("table2", swaps(method), better), some)
+    yield Claim("IQL does not benefit from swapping", "Sec. 5",
+                "with against without: no better, on every task",
+                by_pairs("table2", swaps("iql"), no_better), every)
+    yield Claim("AWAC benefits the most, on five tasks", "Sec. 5",
+                "better with swapping on one task at least, and on as many as any other method",
+                awac_gains_most, every)
+    yield Claim("swapping has no significant negative effect", "Sec. 5",
+                "each method with against without: no worse, on every task",
+                by_pairs("table2", swaps(*SWAPPED), no_worse), every)
+    yield Claim("FetchPush and PointMaze benefit significantly", "Sec. 5",
+                "with swapping half of the methods or more are better, none is worse",
+                by_pairs("table2", swaps(*SWAPPED), half_better, ("FetchPush", "PointMaze")), every)
+    yield Claim("FetchPick, HandBlockZ and HandEggRotate improve less", "Sec. 5",
+                "with swapping one method or more is better",
+                by_pairs("table2", swaps(*SWAPPED), some_better, ("FetchPick", "HandBlockZ", "HandEggRotate")), every)
+    yield Claim("no method benefits on FetchSlide and HandBlockParallel", "Sec. 5",
+                "with swapping every method is no better",
+                by_pairs("table2", swaps(*SWAPPED), no_better, ("FetchSlide", "HandBlockParallel")), every)
+    yield Claim("DQAPG is best, or shares the best place, on all nine tasks", "Sec. 5, Table 3",
+                "without swapping, against each other method: no worse, on every task",
+                by_pairs("table3", against("table3", "dqapg"), no_worse), every)
+    others = [method for method in PAPER["table3"] if method not in ("dqapg", "td3bc")]
+    yield Claim("TD3+BC is a strong baseline", "Sec. 5, Table 3",
+                "without swapping, against each method but DQAPG: no worse, on more than half of the tasks",
+                by_pairs("table3", against("table3", "td3bc", *others), no_worse), most)
+    yield Claim("DQAPG with swapping is best on every task but FetchSlide", "Abstract, Sec. 5, Table 4",
+                "against each other method, swapped where the paper swaps it: no worse, on every task but FetchSlide",
+                by_pairs("table4", against("table4", "dqapg"), no_worse, set(TASKS) - {"FetchSlide"}), every)
+    yield Claim("on FetchSlide AM outperforms all others", "Sec. 5, Table 4",
+                "against each other method: better",
+                by_pairs("table4", against("table4", "am"), better, ("FetchSlide",)), every)
+    yield Claim("TD3+BC outperforms WGCSL and GoFAR", "Sec. 5, Table 4",
+                "with swapping, against both: better, on more than half of the tasks",
+                by_pairs("table4", against("table4", "td3bc", "wgcsl", "gofar"), better), most)
+    yield Claim("almost all baselines fail on the three HandBlock tasks, DQAPG does not", "Abstract, Sec. 5, Table 4",
+                "DQAPG with swapping returns a tenth of the horizon or more, and most of all; three quarters of the "
+                "others return less than a tenth",
+                others_fail, every)
+
+
+def judged(results):
+    """For each claim: it, its verdicts {task: (verdict, numbers)} by our runs and by the paper's own, overall ones."""
+    for claim in claims():
+        ours, printed = claim.check(Ours(results)), claim.check(Printed())
+        yield claim, ours, printed, *(claim.overall([v for v, _ in found.values()]) if found else None
+                                      for found in (ours, printed))
+
+
+def starred(name_of, text):
+    return f"{name_of} {text}" if name_of != "all" else text
+
+
+def table(results):
+    """All claims with their verdicts, and the numbers behind them."""
+    lines = ["| | claim | where | rule | in the paper's own tables | here | numbers here |", "|---" * 7 + "|"]
+    for number, (claim, ours, printed, verdict, papers) in enumerate(judged(results), 1):
+        against_it = [starred(task, shown) for task, (v, shown) in printed.items() if v == NO]
+        papers = "" if papers is None else papers + (f": {'; '.join(against_it)}" if papers == NO else "")
+        of = len(printed) or 1  # tasks that the claim is about
+        here = f"**{verdict or NEVER}**" + f", {len(ours)} of {of} tasks" * bool(1 < of != len(ours) > 0)
+        lines.append(f"| {number} | {claim.text} | {claim.where} | {claim.rule} | {papers} | {here} | "
+                     f"{'; '.join(starred(task, shown) for task, (_, shown) in ours.items())} |")
+    return "\n".join(lines)
+
+
+def by_task(results):
+    """The verdicts task by task."""
+    lines = [f"| | claim | {' | '.join(TASKS)} |", "|---|---|" + "---|" * len(TASKS)]
+    for number, (claim, ours, printed, *_) in enumerate(judged(results), 1):
+        tasks = set(printed) or {"PointMaze"}  # the others are not part of the claim
+        if tasks != {"all"}:
+            lines.append(f"| {number} | {claim.text} | " + " | ".join(
+                ours[task][0] if task in ours else NEVER if task in tasks else "" for task in TASKS) + " |")
+    return "\n".join(lines)
+
+
+def counted(results):
+    """How many claims have which verdict, in one line."""
+    verdicts = [verdict or NEVER for *_, verdict, _ in judged(results)]
+    words = {YES: "hold", NO: "do not hold", OPEN: "are undecided", NEVER: "are not yet measured"}
+    return f"Of {len(verdicts)} claims of the paper " + ", ".join(f"{verdicts.count(v)} {words[v]}" for v in words) + \
+        " in our runs."

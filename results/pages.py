@@ -1,0 +1,110 @@
+"""The Markdown tables of docs/results.md and README.md: the paper's Tables 2, 3 and 4, and the effect of swapping."""
+
+from claims import PAPER, column, up
+from compare import NAMES, TASKS, compare, compare_printed, holm, name, paired
+from compare import short as short_number
+
+# how two cells, or two printed numbers, are compared, and how the p-values of several such tests are corrected
+OVER_EPISODES = (lambda a, b: compare(a.episodes, b.episodes)), list
+OVER_SEEDS = (lambda a, b: compare(a.returns, b.returns)), holm
+PRINTED = compare_printed, list
+
+
+def larger(pairs, how):
+    """{key: is the first of the pair significantly larger?} of {key: (a, b)}, without those that cannot be tested."""
+    test, correct = how
+    tests = {key: c for key, (a, b) in pairs.items() if (c := test(a, b))}
+    return {key: up(c._replace(p=p)) for (key, c), p in zip(tests.items(), correct([c.p for c in tests.values()]))}
+
+
+def helped(values, how):
+    """Places (method, True, task) where swapping is significantly better than none."""
+    pairs = {place: (value, values[place[0], False, place[2]]) for place, value in values.items()
+             if place[1] and (place[0], False, place[2]) in values}
+    return {place for place, yes in larger(pairs, how).items() if yes}
+
+
+def best(values, mean, how):
+    """Places (method, swap, task) that are best on their task, or not significantly below the best."""
+    found = set()
+    for task in TASKS:
+        here = [place for place in values if place[2] == task]
+        if here:
+            first = max(here, key=lambda place: mean(values[place]))
+            behind = larger({place: (values[first], values[place]) for place in here if place != first}, how)
+            if behind:
+                found |= {first, *(place for place, yes in behind.items() if not yes)}
+    return found
+
+
+def papers(results, number):
+    """Table 2, 3 or 4: ours above the paper's numbers, mean ± deviation over episodes, with marks as docs/results.md
+    explains: of swapping against none in Table 2, of the best methods of each task in Tables 3 and 4."""
+    table = PAPER[f"table{number}"]
+    lines = [(m, swap) for m in table for swap in ((True, False) if number == 2 else (column(f"table{number}", m)[1],))]
+    printed = {(m, swap, task): table[m][task]["swap" if swap else "no_swap"] for m, swap in lines for task in TASKS}
+    cells = {place: cell for place in printed if (cell := results.cell(place[0], place[2], place[1]))}
+    fresh = {place: cell for place, cell in cells.items() if not cell.stale}
+    if number == 2:
+        bold, dots, papers_dots = helped(fresh, OVER_SEEDS), helped(fresh, OVER_EPISODES), helped(printed, PRINTED)
+    else:
+        bold, dots = (best(fresh, lambda cell: cell.returns.mean(), how) for how in (OVER_SEEDS, OVER_EPISODES))
+        papers_dots = best(printed, lambda pair: pair[0], PRINTED)
+
+    def ours(place):
+        if not (cell := cells.get(place)):
+            return ""  # not run
+        text = f"{cell.episodes.mean():.2f} ± {cell.episodes.std():.2f}"
+        return (f"**{text}**" if place in bold else text) + " •" * (place in dots) + f"<br>{cell.size}" + \
+            ", stale" * cell.stale
+
+    text = [f"| | {' | '.join(TASKS)} |", "|---|" + "---|" * len(TASKS)]
+    for method, swap in lines:
+        places = [(method, swap, task) for task in TASKS]
+        text.append(f"| {name(method, swap)}, ours | {' | '.join(map(ours, places))} |")
+        text.append("| the paper | " + " | ".join(
+            "{:.2f} ± {:.2f}".format(*printed[place]) + " •" * (place in papers_dots) for place in places) + " |")
+    return "\n".join(text)
+
+
+def effects(results):
+    """The effect of swapping on the return: paired over seeds, and tested both ways."""
+    pairs = {(task, method): [results.cell(method, task, swap) for swap in (True, False)] for task in results.tasks()
+             for method in results.methods(task) if results.swap_effect(method, task) is not None}
+    tests = {place: c for place, (a, b) in pairs.items() if not a.stale and (c := compare(a.returns, b.returns))}
+    corrected = dict(zip(tests, holm([c.p for c in tests.values()])))
+    lines = ["| task | method | seeds × updates | without | with | difference, paired over seeds | 95 % interval | "
+             "p over episodes | p over seeds | the same, Holm | difference in the paper |", "|---" * 11 + "|"]
+    for (task, method), (swapped, without) in pairs.items():
+        differences, printed = results.swap_effect(method, task), PAPER["table2"].get(method, {}).get(task)
+        mean, low, high = paired(differences)
+        size = f"{len(differences)} × {short_number(swapped.updates)}" + ", stale" * swapped.stale
+        shown = [task, NAMES[method], size,
+                 f"{without.returns.mean():.2f}", f"{swapped.returns.mean():.2f}", f"{mean:+.2f}",
+                 "" if low is None else f"{low:.1f} to {high:.1f}"]
+        if (place := (task, method)) in tests:
+            over_episodes = compare(swapped.episodes, without.episodes).p
+            shown += [f"{p:.2g}" for p in (over_episodes, tests[place].p, corrected[place])]
+        else:
+            shown += ["", "", ""]
+        shown.append(f"{printed['swap'][0] - printed['no_swap'][0]:+.2f}" if printed else "")
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def short(results):
+    """For the README: mean return without → with swapping, of everything that was measured."""
+    tasks, lines = results.tasks(), []
+    for method in NAMES:
+        texts = []
+        for task in tasks:
+            cells = [results.cell(method, task, swap) for swap in (False, True)]
+            texts.append(" → ".join(f"{cell.returns.mean():.1f}" if cell else "" for cell in cells[:1 + bool(cells[1])])
+                         + " (stale)" * any(cell and cell.stale for cell in cells))
+        if any(texts):
+            lines.append(f"| {NAMES[method]} | {' | '.join(texts)} |")
+    sizes = {task: " or ".join(sorted({cell.size for (_, its, _), cell in results.cells.items() if its == task}))
+             for task in tasks}
+    return "\n".join([f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|", *lines, "",
+                      f"Seeds × updates: {'; '.join(f'{task} {size}' for task, size in sizes.items())}."]
+                     if tasks else ["Nothing was run yet."])
