@@ -586,7 +586,7 @@ def train(agent_class, settings):
                 episodes = [{name: value for name, value in row.items() if name != "path"} for row in rows]
                 log(eval_log, "eval", n, scores, episodes=episodes)
                 eval_seconds += time.monotonic() - eval_began
-            if n % e.checkpoint_every == 0 or last or stop:
+            if (n % e.checkpoint_every == 0 or stop) and not last:
                 save(checkpoint, n, agent, buffer, flags, dataset_hash)
             if stop and not last:
                 command = shlex.join(word for word in sys.argv if word not in ("--resume", "--overwrite"))
@@ -600,6 +600,7 @@ def train(agent_class, settings):
         "file_sha256": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (torch, np, gym)}},
         "machine": f"{platform.system()} {platform.machine()}"}, indent=1).encode())
+    save(checkpoint, n, agent, buffer, flags, dataset_hash)  # last: a run that is killed before can be finished
     if e.task == "PointMaze":
         from envs.pointmaze import draw_paths
         picture = io.BytesIO()
