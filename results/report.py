@@ -17,13 +17,20 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = REPOSITORY / "results" / "runs.jsonl"
@@ -155,9 +162,21 @@ def final_paths(folder, row):
     return paths
 
 
+@contextmanager
+def locked():
+    """Rows are changed by one process at a time, on several machines too: benchmark.py takes the same lock."""
+    (REPOSITORY / "runs").mkdir(exist_ok=True)
+    with open(REPOSITORY / "runs" / ".rows.lock", "a") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def commit_of(method, sha):
-    """The latest commit in which the method's file has this SHA-256, None if it was never committed."""
+    """The latest commit in which the method's file has this SHA-256; None if it was never committed or there is no git."""
     name = f"algos/{method}.py"
+    if not shutil.which("git"):
+        return None
     log = subprocess.run(["git", "log", "--format=%H", "--", name], cwd=REPOSITORY, capture_output=True, text=True)
     for commit in log.stdout.split():
         content = subprocess.run(["git", "show", f"{commit}:{name}"], cwd=REPOSITORY, capture_output=True).stdout
@@ -172,7 +191,10 @@ def file_hash(method):
 
 
 def same_start(row):
-    """Does the method's present file, run with a row's flags, give the same episodes at the first evaluation?"""
+    """Runs the method's present file with a row's flags up to the first evaluation.
+
+    If that gives the same episodes: all flags of the run, those that the row does not know at their defaults; else None.
+    """
     with tempfile.TemporaryDirectory() as out:
         flags = row["flags"] | {"out": out, "updates": row["curve"][0][0], "threads": row["threads"], "resume": False,
                                 "overwrite": False, "track": False}
@@ -183,32 +205,41 @@ def same_start(row):
                               capture_output=True, text=True)
         if done.returncode:
             print(done.stderr.splitlines()[-1])
-            return False
-        log = next(Path(out).glob("*/*/*/evaluations.jsonl")).read_text()
-        episodes = json.loads(log.splitlines()[0])["episodes"]
-        return [episode["return"] for episode in episodes] == row["first_returns"]
+            return None
+        folder = next(Path(out).glob("*/*/*"))
+        episodes = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[0])["episodes"]
+        if [episode["return"] for episode in episodes] != row["first_returns"]:
+            return None
+        return json.loads((folder / "settings.json").read_text())
 
 
 def revalidate():
     """Repeats the start of one run of each stale cell; if its first evaluation is the same, the cell is not stale."""
-    rows = read_rows()
-    cells = {}
-    for row in rows:
+    cells, changed = {}, {}
+    for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
             cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
-    now = {method: file_hash(method) for method in {row["method"] for row in rows}}  # before any run starts
+    now = {group[0]["method"]: file_hash(group[0]["method"]) for group in cells.values()}  # before any run starts
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for group, same in zip(cells.values(), pool.map(lambda group: same_start(group[0]), cells.values())):
+        for group, flags in zip(cells.values(), pool.map(lambda group: same_start(group[0]), cells.values())):
             first = group[0]
-            print(f"{first['method']}, {describe(first)}: {'same' if same else 'differs'} at the first evaluation")
-            for row in group if same and now[row["method"]] == file_hash(row["method"]) else []:
+            print(f"{first['method']}, {describe(first)}: {'same' if flags else 'differs'} at the first evaluation")
+            for row in group if flags and now[row["method"]] == file_hash(row["method"]) else []:
+                known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
+                row["flags"] |= {name: value for name, value in flags.items() if name not in known}
                 row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": row["curve"][0][0]})
                 row["file_sha256"] = now[row["method"]]
-    save_rows(rows)
+                changed[before] = row
+    with locked():  # rows that were added meanwhile stay
+        rows = read_rows()
+        there = {key(row) for row in rows}
+        rows = [changed.get(key(row), row) for row in rows if key(changed.get(key(row), row)) not in there
+                or key(row) not in changed]
+        save_rows(rows)
 
 
 def save_rows(rows):
-    temporary = ROWS.with_name(f".{ROWS.name}.{os.getpid()}")
+    temporary = ROWS.with_name(f".{ROWS.name}.part")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, ROWS)
 
@@ -218,6 +249,9 @@ def describe(row):
     flags = row["flags"]
     parts = [flags["variant"]] if "variant" in flags else []
     parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
+    parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile") if name in flags]
+    parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
+    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5)) if flags[name] != usual]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
     return ", ".join([*parts, flags["precision"]])
@@ -317,7 +351,8 @@ def build(check):
 def main():
     command = sys.argv[1:2] or ["build"]
     if command == ["add"]:
-        add(sys.argv[2:])
+        with locked():
+            add(sys.argv[2:])
     elif command == ["revalidate"]:
         revalidate()
     elif command not in (["build"], ["check"]):
