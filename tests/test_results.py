@@ -467,3 +467,27 @@ def test_a_row_of_pointmaze_holds_the_paths_of_its_final_policy(dataset, tmp_pat
     # a policy that is not the one of the row has no paths in it
     (run / "evaluations.jsonl").write_text((run / "evaluations.jsonl").read_text().replace('"return": ', '"return": 9'))
     assert report.final_paths(run, json.loads((run / "result.json").read_text())) is None
+
+
+def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_added_meanwhile(tmp_path, monkeypatch):
+    old = [row(seed=1, sha="then"), row(seed=2, sha="then"), row(swap=True, sha="then"), row(method="iql")]
+    report_rows = tmp_path / "runs.jsonl"
+    monkeypatch.setattr(report, "ROWS", report_rows)
+    monkeypatch.setattr(report, "file_hash", lambda method: "now")
+    report.save_rows(old)
+
+    def same_start(first):
+        with report.locked():  # another process adds rows while the runs are repeated
+            rows = report.read_rows()
+            if len(rows) == len(old):
+                report.save_rows([*rows, row(method="awac")])
+        return None if first["flags"]["swap"] else first["flags"] | {"new-flag": 3, "seed": 7, "out": "x"}
+
+    monkeypatch.setattr(report, "same_start", same_start)
+    report.revalidate()
+    rows = report.read_rows()
+    assert [(r["method"], r["flags"]["seed"], r["file_sha256"]) for r in rows] == [
+        ("td3bc", 1, "now"), ("td3bc", 2, "now"), ("td3bc", 1, "then"), ("iql", 1, "now"), ("awac", 1, "now")]
+    assert [r["flags"].get("new-flag") for r in rows] == [3, 3, None, None, None]
+    assert "out" not in rows[0]["flags"] and rows[0]["revalidated"] == [{"from": "then", "updates": 3500}]
+    assert [r["scores"] for r in rows[:4]] == [r["scores"] for r in old]
