@@ -225,7 +225,7 @@ def revalidate():
         for group, flags in zip(cells.values(), pool.map(lambda group: same_start(group[0]), cells.values())):
             first = group[0]
             print(f"{first['method']}, {describe(first)}: {'same' if flags else 'differs'} at the first evaluation")
-            for row in group if flags and now[row["method"]] == file_hash(row["method"]) else []:
+            for row in group if flags and now[first["method"]] == file_hash(first["method"]) else []:
                 known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
                 row["flags"] |= {name: value for name, value in flags.items() if name not in known}
                 row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": row["curve"][0][0]})
