@@ -356,8 +356,8 @@ class CQL(nn.Module):
     def update(self, batch, n):
         """Update number n, from 1, on a Batch; returns detached scalars by name."""
         s, a, r, s_next, g, *_ = batch
-        pi, log_pi = self.actor.sample(s, g, self.a.samples)
         with torch.no_grad():
+            pi, log_pi = self.actor.sample(s, g, self.a.samples)
             next_pi, next_log_pi = self.actor.sample(s_next, g, self.a.samples)
             box = self.actor.normalizer
             uniform = box.center + box.scale * (2 * torch.rand_like(next_pi) - 1)
@@ -382,7 +382,7 @@ class CQL(nn.Module):
         minimise(critic_loss, self.optimizers["critic"])
 
         # the paper prints log pi times Q; the authors re-parameterise, as SAC does
-        alpha, log_pi = self.temperature[0].exp().detach(), log_pi[0]
+        alpha, (pi, log_pi) = self.temperature[0].exp().detach(), self.actor.sample(s, g, 1)
         q = torch.min(*self.critic(s, g, pi[0]))
         actor_loss = (alpha * log_pi - q).mean()  # Haarnoja et al. (2018), arXiv 1812.05905
         minimise(actor_loss, self.optimizers["actor"])
