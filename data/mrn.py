@@ -566,6 +566,8 @@ def train(args):
         for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
             group["lr"] = args.lr  # may be lowered for the last part of a training
         progress = saved["progress"]
+        if saved["args"]["eval_episodes"] != args.eval_episodes:
+            progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
         if (folder / "replay.npz").exists():
             episodes = read(folder / "replay.npz", "delete it to refill the replay")
         else:
