@@ -79,7 +79,8 @@ def check_row(row):
 
 def setting(row):
     """The settings that define a cell of a table, as a hashable value."""
-    return row["method"], tuple(sorted((k, str(v)) for k, v in row["flags"].items() if k not in NOT_A_SETTING))
+    unused = NOT_A_SETTING if row["flags"]["swap"] else NOT_A_SETTING | {"swap-source", "swap-batch"}
+    return row["method"], tuple(sorted((k, str(v)) for k, v in row["flags"].items() if k not in unused))
 
 
 def key(row):
@@ -252,7 +253,8 @@ def describe(row):
     parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
     parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile") if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
-    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5)) if flags.get(name, usual) != usual]
+    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5))
+              if flags.get(name, usual) != usual]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
     return ", ".join([*parts, flags["precision"]])
