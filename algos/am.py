@@ -302,7 +302,7 @@ def interpolate(target, online, polyak):
 
 # Ma et al.'s discount, and no stop at the goal: the paper keeps their settings (App. B.2). Hindsight goals stay at the
 # 0.5 of Table 5: their code has 1.0 for a method named "AM", but the name in its README, actionablemodel, gets 0.5.
-# Chebotar et al. relabel all goals, --her-ratio 1
+# Chebotar et al. relabel all goals, --her-ratio 1. Targets move as in Table 5; theirs half as often, --target-every 20
 DEFAULTS = Settings(optimisation=Optimisation(gamma=0.98, stop_at_goal=False))
 
 
@@ -337,7 +337,8 @@ class AM(nn.Module):
         """Regression target of Q(s, g, a), (B,); q is its present value, r the reward under old_g, before chaining."""
         if self.a.variant == "official":
             # App. B: 1 at the goal, which ends the episode, else the discounted next value. A chained goal lies beyond
-            # the hindsight goal: the value there, at the last step of the shortened trajectory, is what Q says itself
+            # the hindsight goal: the value there, at the last step of the shortened trajectory, is what Q says itself,
+            # so that such a row adds no error. Whether s' reaches the chained goal by chance is not looked at
             y = self.o.gamma * self.critic_target(s_next, g, self.actor_target(s_next, g))[0]
             return torch.where(chained, torch.where(offset == 1, q, y), torch.where(r == 0, 1, y)).clamp(0, 1)
         # Ma et al. add Q(s, a, g) as a reward, and ask for the next value under the goal before chaining
@@ -365,7 +366,7 @@ class AM(nn.Module):
         other_q = self.critic(s, g, self.other_actions(s, g))[0]
         # towards 0, the least value, with rewards 0 and 1; with -1 and 0 that is the largest one, so without the square
         conservative = (other_q.square() if self.a.variant == "official" else other_q).mean()
-        critic_loss = F.mse_loss(q, y_q) + conservative  # Chebotar et al., App. B
+        critic_loss = F.mse_loss(q, y_q) + conservative  # official: the paper's App. B; gofar: Ma et al.'s code
         minimise(critic_loss, self.optimizers["critic"])
 
         # App. B prints the best action of the data for the policy, Chebotar et al. search for it: both need Q at every

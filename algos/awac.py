@@ -308,6 +308,8 @@ class AWAC(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
+        if self.a.temperature == 0:
+            fail("--temperature 0: the advantage is divided by it; use a larger one")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.actor = Actor(normalizer, self.o.hidden)
         self.critic = Twin(normalizer, self.o.hidden, len(normalizer.scale))
@@ -336,7 +338,7 @@ class AWAC(nn.Module):
         minimise(critic_loss, self.optimizers["critic"])
 
         pi = self.actor(s, g)
-        with torch.no_grad():  # of the critic after its step, as the authors have it; no gradient into it
+        with torch.no_grad():  # of the critic after its step, as jaxrl and d3rlpy have it; no gradient into it
             q, q_pi = (torch.min(*self.critic(s, g, action)) for action in (a, pi))
             # jaxrl and d3rlpy draw one action of a stochastic policy: of a deterministic one it is pi(s). App. B says
             # r + Q(s', a') - Q(s, a), which tends to 0 where Q has converged, whatever the action

@@ -7,7 +7,7 @@
 
 Peng et al. (2019), "Advantage-weighted regression: simple and scalable off-policy reinforcement learning", arXiv
 1910.00177, with the goal as additional input. The paper, Yang et al. (2023), arXiv 2302.08865, derives its own actor
-from it (App. A) but shows no results of it. There is no Q: V evaluates the policy that made the data (Eq. 15).
+from it (App. A, Eq. 15) but shows no results of it. There is no Q: V evaluates the policy that made the data.
 
     python algos/awr.py --task PointMaze --swap --updates 15000
 
@@ -307,6 +307,8 @@ class AWR(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
+        if self.a.temperature == 0:
+            fail("--temperature 0: the advantage is divided by it; use a larger one")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.actor = Actor(normalizer, self.o.hidden)
         self.value = Twin(normalizer, self.o.hidden)
@@ -331,7 +333,7 @@ class AWR(nn.Module):
         y_v = self.target(self.value_target, r, s_next, g)
 
         v1, v2 = self.value(s, g)
-        with torch.no_grad():  # both values of the same network, before its step, as the authors have it
+        with torch.no_grad():  # both values of the same network, before its step; the authors' after it
             v = torch.min(v1, v2)
             advantage = self.target(self.value, r, s_next, g) - v
             if self.a.standardise:

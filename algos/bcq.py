@@ -363,7 +363,7 @@ class BCQ(nn.Module):
         self.optimizers = adam({"actor": self.actor, "critic": self.critic, "vae": self.vae}, self.o.lr)
 
     def act(self, obs, goal):
-        """The best of many proposals, judged by one head (the paper, App. B.1)."""
+        """The best of many proposals, judged by one head (the authors' code)."""
         obs, goal = (x.expand(self.a.act_candidates, *x.shape) for x in (obs, goal))
         action = self.actor(obs, goal, self.vae.propose(obs, goal))
         best = self.critic(obs, goal, action)[0].argmax(0)

@@ -302,7 +302,8 @@ def interpolate(target, online, polyak):
 # --- end shared ---
 
 
-# the authors' step size of the critic; Table 5 does not hold for CQL (App. B.2)
+# the authors' step size of the critic: for CQL the paper refers to other settings than Table 5 (App. B.2). The discount
+# is the paper's 1, as for all Q-learning methods here; the authors' kind is --gamma 0.99 --no-stop-at-goal
 DEFAULTS = Settings(optimisation=Optimisation(lr=3e-4))
 
 

@@ -309,6 +309,8 @@ class CRR(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
+        if self.a.temperature == 0:
+            fail("--temperature 0: the advantage is divided by it; use a larger one")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.actor = Actor(normalizer, self.o.hidden)
         self.critic = Twin(normalizer, self.o.hidden, len(normalizer.scale))
@@ -343,7 +345,7 @@ class CRR(nn.Module):
         minimise(critic_loss, self.optimizers["critic"])
 
         pi = self.actor(s, g)
-        with torch.no_grad():  # of the critic after its step, as the authors have it; no gradient into it
+        with torch.no_grad():  # of the critic after its step, as jaxrl and d3rlpy have it; no gradient into it
             q = torch.min(*self.critic(s, g, a))
             q_pi = sum(torch.min(*self.critic(s, g, self.draw(pi))) for _ in range(self.a.action_samples))
             q_pi = q_pi / self.a.action_samples

@@ -97,7 +97,7 @@ class Optimisation:
 
 @dataclass
 class Algorithm:
-    variant: Literal["alg3", "fig9", "fig9-literal", "eq34"] = "fig9"  # four readings of the paper, see update()
+    variant: Literal["alg3", "fig9", "fig9-literal", "eq34"] = "fig9"  # four readings of the paper, see targets()
     alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
     weight_clip: float = 100.0  # upper bound of the advantage weight exp(A) (Alg. 3, line 16)
     policy: Literal["deterministic", "gaussian"] = "deterministic"  # gaussian: squashed, re-parameterised (Sec. 7)
@@ -321,7 +321,8 @@ class GaussianActor(Actor):
         x = ((action - self.normalizer.center) / scale).clamp(-0.99, 0.99).atanh()
         likelihood = -((x - mean) / log_std.exp()).square() / 2 - log_std  # Eq. (14), up to a constant
         # the squared distance of the sample would be smallest without any deviation, a deterministic policy; the factor
-        # (Seitzer et al. 2022) makes the pull on the mean that of Eq. (6), without it 1 / deviation^2 drowns the Q term
+        # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term. The pull on the mean is then about that of
+        # Eq. (15) near the centre of the action space, and more towards its bounds, as x is taken before tanh
         return sample, (-2 * (scale * log_std.exp()).square().detach() * likelihood).mean(-1)
 
     def mode(self, obs, goal):
@@ -368,18 +369,18 @@ class DQAPG(nn.Module):
         return y_q, torch.min(*self.critic_target(s, g, self.actor_target(s, g))).clamp(self.floor, ceiling)  # Eq. (3)
 
     def update(self, batch, n):
-        """Alg. 2: update number n, from 1, on a Batch; returns detached scalars by name."""
+        """Alg. 2, Q first as in Alg. 3: update number n, from 1, on a Batch; returns detached scalars by name."""
         s, a, r, s_next, g, *_ = batch
         fig9 = self.a.variant in ("fig9", "fig9-literal")
         y_q, y_v = self.targets(s, r, s_next, g)
 
         q1, q2 = self.critic(s, g, a)
-        critic_loss = F.mse_loss(q1, y_q) + F.mse_loss(q2, y_q)  # Eq. (4)
+        critic_loss = F.mse_loss(q1, y_q) + F.mse_loss(q2, y_q)  # Eq. (4) if eq34, else with the target of the variant
         minimise(critic_loss, self.optimizers["critic"])
         q1, q2 = q1.detach(), q2.detach()
 
         v1, v2 = self.value(s, g)
-        value_loss = F.mse_loss(v1, y_v) + F.mse_loss(v2, y_v)  # Eq. (3)
+        value_loss = F.mse_loss(v1, y_v) + F.mse_loss(v2, y_v)  # Eq. (3) if eq34, else with that of the variant
         if fig9:  # Fig. 9: also V(s') = Q(s, a) - r; and, as printed, V(s) = Q(s, a) - r
             y_next = (torch.min(q1, q2) - r).clamp(self.floor, 0)
             for v in (v1, v2, *self.value(s_next, g)):
@@ -394,7 +395,7 @@ class DQAPG(nn.Module):
         pi_q1, pi_q2 = self.critic(s, g, pi)
         w1, w2 = ((q - v.detach()).exp().clamp(max=self.a.weight_clip)  # Alg. 3, lines 15 and 16
                   for q, v in ((q1, v1), (q2, v2)))
-        if fig9:  # Fig. 9: both heads, lambda of Q(s, pi(s)), and an unweighted cloning term on top
+        if fig9:  # Fig. 9's form of Eq. (8): both heads, lambda of Q(s, pi(s)), and an unweighted cloning term on top
             lambda1, lambda2 = (self.a.alpha / q.detach().abs().mean() for q in (pi_q1, pi_q2))
             actor_loss = ((w1 + w2 + 1) * distance).mean() - lambda1 * pi_q1.mean() - lambda2 * pi_q2.mean()  # Eq. (8)
         else:

@@ -303,7 +303,8 @@ def interpolate(target, online, polyak):
 # --- end shared ---
 
 
-# the authors' discount, no stop at the goal, and no hindsight goals
+# the authors' discount, no stop at the goal, and no hindsight goals. Targets move as in Table 5; the authors' half as
+# often, --target-every 20
 DEFAULTS = Settings(optimisation=Optimisation(gamma=0.98, stop_at_goal=False), relabelling=Relabelling(her_ratio=0.0))
 
 
@@ -339,7 +340,7 @@ class GoFAR(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
-        if self.o.gamma == 1:  # with it (1 - gamma) V(s0) vanishes, V rises until e = -1, and every weight is 0
+        if self.o.gamma == 1:  # with it (1 - gamma) V(s0) vanishes: V can rise until e = -1 and all weights are 0
             fail("--gamma 1: leaves no actions to clone, the loss of V needs a discount; use --gamma 0.98")
         self.actor = Actor(normalizer, self.o.hidden)
         self.value = Twin(normalizer, self.o.hidden)

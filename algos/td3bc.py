@@ -343,11 +343,11 @@ class TD3BC(nn.Module):
             pi = self.actor(s, g)
             q = self.critic(s, g, pi)[0]
             distance = (pi - a).square().mean()
-            actor_loss = distance - self.a.alpha / q.detach().abs().mean() * q.mean()  # Eq. (7)
+            actor_loss = distance - self.a.alpha / q.detach().abs().mean() * q.mean()  # Eq. (7), with lambda
             minimise(actor_loss, self.optimizers["actor"])
             metrics |= {"actor_loss": actor_loss.detach(), "q_pi": q.detach().mean(), "cloning": distance.detach()}
 
-        if n % self.o.target_every == 0:  # TD3 has 0.995 at every actor update, about the same
+        if n % self.o.target_every == 0:  # TD3 has 0.995 at every actor update, half as fast
             for name in self.optimizers:
                 interpolate(getattr(self, name + "_target"), getattr(self, name), self.o.polyak)
         return metrics

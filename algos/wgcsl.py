@@ -8,7 +8,7 @@
 Yang et al. (2022), "Rethinking goal-conditioned supervised learning and its connection to offline RL", arXiv
 2202.04478. The actor clones actions towards goals that their trajectory achieved later. Three weights tell good
 examples from bad ones: the discount over the steps to the goal, exp(advantage), and a preference for the best
-advantages among the last 50,000. Twin critics learn on desired goals as well.
+advantages of late. Twin critics learn on desired goals as well.
 
     python algos/wgcsl.py --task PointMaze --updates 15000
 
@@ -98,12 +98,12 @@ class Optimisation:
 
 @dataclass
 class Algorithm:
-    variant: Literal["official", "gofar"] = "official"  # the authors' code, or Ma et al.'s copy that the paper used
+    variant: Literal["official", "gofar"] = "official"  # authors' code, or Ma et al.'s copy (with --her-ratio 1)
     weight_clip: float = 10.0  # upper bound of the advantage weight exp(A) (both codes)
     baw_best: float = 80.0  # official: the best-advantage percentile rises to this value (the authors')
     baw_rise: float = 0.01  # official: by this much at every update (the authors'; 0.15 in their easy tasks)
     baw_other: float = 0.05  # official: weight of an advantage below the percentile (the authors')
-    baw_queue: int = 50_000  # official: number of latest advantages that the percentile is taken of (the authors')
+    baw_queue: int = 50_000  # official: latest transitions whose hindsight advantages make the percentile (authors')
 
 
 # --- shared: reading and checking settings ---
@@ -314,11 +314,13 @@ class WGCSL(nn.Module):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
         if self.o.gamma == 1 and self.a.variant == "official":
-            # the sum of rewards 0 and 1 counts steps at the goal: without end all values are alike, up to the first
-            # one too. The discount is part of the method, so the authors' is kept, not the paper's 1
+            # without a stop at the goal every value would grow to its bound, with one every reachable goal would be
+            # worth 1. The discount is part of the method, so the authors' is kept, not the paper's 1
             fail("--gamma 1: makes all goals equally good with rewards 0 and 1; use --gamma 0.98 or --variant gofar")
         if settings.relabelling.her_ratio == 0:
             fail("--her-ratio 0: the actor learns from relabelled goals only; use a larger share")
+        if self.a.baw_best > 100:
+            fail(f"--baw-best {self.a.baw_best}: is a percentile, 100 at most")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.actor = Actor(normalizer, self.o.hidden)
         self.critic = Twin(normalizer, self.o.hidden, len(normalizer.scale))

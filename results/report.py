@@ -3,14 +3,15 @@
     python results/report.py add runs/cpu/.../PointMaze/dqapg-swap/1 ...    adds finished runs
     python results/report.py                 rebuilds README.md, docs/results.md and results/plots/
     python results/report.py check           exit status 1 if one of them is out of date
-    python results/report.py revalidate      runs one seed of each stale cell up to its first evaluation; same episodes,
-                                             bit for bit: not stale
+    python results/report.py revalidate      clears stale cells if only comments changed, or if a run of one seed up to
+                                             its first evaluation gives the same episodes, bit for bit
 
 A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
 changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared. On another kind of
 processor numbers differ. Statistics: compare.py; claims: claims.py; the paper's tables: pages.py; figures: figures.py.
 """
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -175,20 +176,41 @@ def locked():
 
 def commit_of(method, sha):
     """The latest commit in which the method's file has this SHA-256; None if never committed, or without git."""
+    return committed(method, sha)[0]
+
+
+def committed(method, sha):
+    """That commit and the file's content in it; None, b"" if there is none."""
     name = f"algos/{method}.py"
     if not shutil.which("git"):
-        return None
+        return None, b""
     log = subprocess.run(["git", "log", "--format=%H", "--", name], cwd=REPOSITORY, capture_output=True, text=True)
     for commit in log.stdout.split():
         content = subprocess.run(["git", "show", f"{commit}:{name}"], cwd=REPOSITORY, capture_output=True).stdout
         if hashlib.sha256(content).hexdigest() == sha:
-            return commit
-    return None
+            return commit, content
+    return None, b""
+
+
+def code_of(content):
+    """What Python executes of a file's content: no comments, no docstrings."""
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def file_hash(method):
     """SHA-256 of a method's file as it is now."""
     return hashlib.sha256((REPOSITORY / "algos" / f"{method}.py").read_bytes()).hexdigest()
+
+
+def same_code(row):
+    """Does the method's present file differ from the row's in comments and docstrings only?"""
+    content = committed(row["method"], row["file_sha256"])[1]
+    now = (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes()
+    return bool(content) and code_of(content) == code_of(now)
 
 
 def same_start(row):
@@ -216,20 +238,26 @@ def same_start(row):
 
 
 def revalidate():
-    """Repeats the start of one run of each stale cell; if its first evaluation is the same, the cell is not stale."""
+    """Clears stale cells whose method differs in comments only, or gives the same first evaluation when it is repeated."""
     cells, changed = {}, {}
     for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
             cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
     now = {group[0]["method"]: file_hash(group[0]["method"]) for group in cells.values()}  # before any run starts
+    def look(group):
+        if same_code(group[0]):
+            return group[0]["flags"], 0
+        return same_start(group[0]), group[0]["curve"][0][0]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for group, flags in zip(cells.values(), pool.map(lambda group: same_start(group[0]), cells.values())):
+        for group, (flags, updates) in zip(cells.values(), pool.map(look, cells.values())):
             first = group[0]
-            print(f"{first['method']}, {describe(first)}: {'same' if flags else 'differs'} at the first evaluation")
+            print(f"{first['method']}, {describe(first)}: {'same' if flags else 'differs'}, "
+                  f"{f'at update {updates}' if updates else 'as only comments changed'}", flush=True)
             for row in group if flags and now[first["method"]] == file_hash(first["method"]) else []:
                 known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
                 row["flags"] |= {name: value for name, value in flags.items() if name not in known}
-                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": row["curve"][0][0]})
+                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates})
                 row["file_sha256"] = now[row["method"]]
                 changed[before] = row
     with locked():  # rows that were added meanwhile stay

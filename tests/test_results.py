@@ -484,6 +484,7 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
         return None if first["flags"]["swap"] else first["flags"] | {"new-flag": 3, "seed": 7, "out": "x"}
 
     monkeypatch.setattr(report, "same_start", same_start)
+    monkeypatch.setattr(report, "same_code", lambda first: False)
     report.revalidate()
     rows = report.read_rows()
     assert [(r["method"], r["flags"]["seed"], r["file_sha256"]) for r in rows] == [
@@ -491,3 +492,13 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
     assert [r["flags"].get("new-flag") for r in rows] == [3, 3, None, None, None]
     assert "out" not in rows[0]["flags"] and rows[0]["revalidated"] == [{"from": "then", "updates": 3500}]
     assert [r["scores"] for r in rows[:4]] == [r["scores"] for r in old]
+    monkeypatch.setattr(report, "same_code", lambda first: first["flags"]["swap"])
+    report.revalidate()
+    assert report.read_rows()[2]["revalidated"] == [{"from": "then", "updates": 0}]
+
+
+def test_code_is_what_is_executed():
+    old = b'"""Title."""\nx = 1  # one\n\ndef f():\n    """Doc."""\n    return "a"\n'
+    assert report.code_of(old) == report.code_of(b'"""Other."""\n\nx = 1\ndef f():\n    return "a"  # text\n')
+    assert report.code_of(old) != report.code_of(old.replace(b"x = 1", b"x = 2"))
+    assert report.code_of(old) != report.code_of(old.replace(b'"a"', b'"b"'))
