@@ -321,8 +321,8 @@ class GaussianActor(Actor):
         x = ((action - self.normalizer.center) / scale).clamp(-0.99, 0.99).atanh()
         likelihood = -((x - mean) / log_std.exp()).square() / 2 - log_std  # Eq. (14), up to a constant
         # the squared distance of the sample would be smallest without any deviation, a deterministic policy; the factor
-        # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term. The pull on the mean is then about that of
-        # Eq. (15) near the centre of the action space, and more towards its bounds, as x is taken before tanh
+        # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term. The pull on the mean is then about that
+        # of Eq. (15) near the centre of the action space, and more towards its bounds, as x is taken before tanh
         return sample, (-2 * (scale * log_std.exp()).square().detach() * likelihood).mean(-1)
 
     def mode(self, obs, goal):

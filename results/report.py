@@ -238,7 +238,7 @@ def same_start(row):
 
 
 def revalidate():
-    """Clears stale cells whose method differs in comments only, or gives the same first evaluation when it is repeated."""
+    """Clears stale cells whose method differs in comments only, or gives the same first evaluation when repeated."""
     cells, changed = {}, {}
     for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
