@@ -92,7 +92,7 @@ def overfitting(results):
     for ax, method in zip(axes, methods):
         draw_curves(ax, results, method, "PointMaze", 3)
         ax.set_ylim(-0.03, 1.03)
-    finish_curves(figure, axes, len(methods), "success on pairs that the data never shows")
+    finish_curves(figure, axes, len(methods), "success, other pairs")
     return figure
 
 
