@@ -44,6 +44,7 @@ from torch import nn
 from tqdm import tqdm
 
 METHOD, REPOSITORY = Path(__file__).stem, Path(__file__).resolve().parent.parent
+FILE_SHA256 = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # now: the file may be edited during a run
 TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush": "FetchPush-v4",
          "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4",
          "HandBlockZ": "HandManipulateBlockRotateZ-v1", "HandBlockParallel": "HandManipulateBlockRotateParallel-v1",
@@ -570,7 +571,7 @@ def train(agent_class, settings):
     write(folder / "result.json", json.dumps({
         "method": METHOD, "flags": flags, "updates": n, "scores": scores, "seconds": seconds,
         "eval_seconds": eval_seconds, "updates_timed": n - start, "dataset_sha256": dataset_hash,
-        "file_sha256": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), "threads": torch.get_num_threads(),
+        "file_sha256": FILE_SHA256, "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (torch, np, gym)}},
         "machine": f"{platform.system()} {platform.machine()}"}, indent=1).encode())
     save(checkpoint, n, agent, buffer, flags, dataset_hash)  # last: a run that is killed before can be finished
