@@ -32,6 +32,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -394,10 +395,18 @@ def collect_robots(args, expert):
 
 
 def kind_of_machine():
-    """What bits of a simulation may depend on besides versions: system, C library and vector instructions."""
+    """What bits of a simulation may depend on besides versions: system, C library, processor, vector instructions.
+
+    The processor counts because libraries choose their code by it: with the instructions alone, two machines of the
+    same description differed in the last bits of HandBlockZ (desired goals, success and mean return were the same).
+    """
     import torch
-    return " ".join([platform.system(), platform.machine(), "".join(platform.libc_ver()),
-                     torch.backends.cpu.get_cpu_capability()])
+    processor = [platform.processor()]
+    if Path("/proc/cpuinfo").exists():
+        known = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+        processor = [known[key] for key in ("vendor_id", "cpu family", "model") if key in known] or processor
+    return " ".join(filter(None, [platform.system(), platform.machine(), "".join(platform.libc_ver()),
+                                  torch.backends.cpu.get_cpu_capability(), "-".join(processor)]))
 
 
 def measure(args, expert):

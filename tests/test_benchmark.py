@@ -237,8 +237,8 @@ def test_lists_and_protocols(clone):
     assert len(cells("--tasks", "PointMaze", "--swap", "both", "--seeds", "1,3-4")) == 5 * 3
     assert len(cells("--swap", "yes", "--seeds", "9")) == 2 * 9, "gcsl never, bcq if asked for"
     line, = cells("--methods", "quick", "--tasks", "FetchPush", "--swap", "no", "--seeds", "3", "--", "--pause", "1")
-    assert line == ("OMP_NUM_THREADS=1 python algos/quick.py --task FetchPush --seed 3 --updates 50000 --eval-episodes "
-                    f"50 --precision bf16 --pause 1 --threads 1 --out runs/cpu-pause-1/{line[-12:]}")
+    assert line == ("OMP_NUM_THREADS=1 python algos/quick.py --task FetchPush --seed 3 --updates 20000 --eval-episodes "
+                    f"50 --eval-every 5000 --precision bf16 --pause 1 --threads 1 --out runs/cpu-pause-1/{line[-12:]}")
     assert "--updates 15000" in cells("--tasks", "PointMaze")[0]
 
 
