@@ -101,6 +101,9 @@ class Algorithm:
     variant: Literal["alg3", "fig9", "fig9-literal", "eq34"] = "fig9"  # four readings of the paper, see targets()
     alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
     weight_clip: float = 100.0  # upper bound of the advantage weight exp(A) (Alg. 3, line 16)
+    # swapped goals in the actor's loss: all; none, so that they teach the values only; or those that V
+    # expects to be reached within half of the horizon
+    swap_filter: Literal["none", "values", "reachable"] = "none"
     policy: Literal["deterministic", "gaussian"] = "deterministic"  # gaussian: squashed, re-parameterised (Sec. 7)
 
 
@@ -337,6 +340,8 @@ class DQAPG(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
+        if self.a.swap_filter != "none" and not settings.relabelling.swap:
+            fail(f"--swap-filter {self.a.swap_filter}: there are no swapped goals without --swap; add it")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.gaussian = self.a.policy == "gaussian"
         self.actor = (GaussianActor if self.gaussian else Actor)(normalizer, self.o.hidden)
@@ -369,6 +374,14 @@ class DQAPG(nn.Module):
             return y_q, y  # Alg. 3, lines 10 and 12
         return y_q, torch.min(*self.critic_target(s, g, self.actor_target(s, g))).clamp(self.floor, ceiling)  # Eq. (3)
 
+    @torch.no_grad()
+    def keep(self, value):
+        """Weights of a batch in the actor's loss, of mean 1, from its values: (B,) -> (B,)."""
+        swapped = torch.arange(len(value), device=value.device) >= len(value) // 2
+        left_out = {"none": False, "values": True, "reachable": value <= self.floor / 2}[self.a.swap_filter] & swapped
+        keep = 1.0 - left_out.float()
+        return keep / keep.mean()
+
     def update(self, batch, n):
         """Alg. 2, Q first as in Alg. 3: update number n, from 1, on a Batch; returns detached scalars by name."""
         s, a, r, s_next, g, *_ = batch
@@ -396,12 +409,15 @@ class DQAPG(nn.Module):
         pi_q1, pi_q2 = self.critic(s, g, pi)
         w1, w2 = ((q - v.detach()).exp().clamp(max=self.a.weight_clip)  # Alg. 3, lines 15 and 16
                   for q, v in ((q1, v1), (q2, v2)))
+        keep = self.keep(torch.min(v1, v2))
+        distance, kept_q1, kept_q2 = keep * distance, keep * pi_q1, keep * pi_q2
         if fig9:  # Fig. 9's form of Eq. (8): both heads, lambda of Q(s, pi(s)), and an unweighted cloning term on top
-            lambda1, lambda2 = (self.a.alpha / q.detach().abs().mean() for q in (pi_q1, pi_q2))
-            actor_loss = ((w1 + w2 + 1) * distance).mean() - lambda1 * pi_q1.mean() - lambda2 * pi_q2.mean()  # Eq. (8)
+            lambda1, lambda2 = (self.a.alpha / q.detach().abs().mean() for q in (kept_q1, kept_q2))
+            cloning = ((w1 + w2 + 1) * distance).mean()
+            actor_loss = cloning - lambda1 * kept_q1.mean() - lambda2 * kept_q2.mean()  # Eq. (8)
         else:
             cloning = (w1 * distance).mean()  # Eq. (6)
-            actor_loss = cloning - self.a.alpha / q1.abs().mean() * pi_q1.mean()  # Eq. (8), Alg. 3, line 17
+            actor_loss = cloning - self.a.alpha / (keep * q1).abs().mean() * kept_q1.mean()  # Eq. (8), Alg. 3, line 17
         minimise(actor_loss, self.optimizers["actor"])
 
         if n % self.o.target_every == 0:
@@ -409,7 +425,8 @@ class DQAPG(nn.Module):
                 interpolate(getattr(self, name + "_target"), getattr(self, name), self.o.polyak)
         return {"critic_loss": critic_loss.detach(), "value_loss": value_loss.detach(),
                 "actor_loss": actor_loss.detach(), "q": q1.mean(), "q_pi": pi_q1.detach().mean(),
-                "v": v1.detach().mean(), "weight": w1.mean(), "cloning": distance.detach().mean()}
+                "v": v1.detach().mean(), "weight": w1.mean(), "cloning": distance.detach().mean(),
+                "kept": (keep > 0).float().mean()}
 
 
 # --- shared: environment and evaluation ---

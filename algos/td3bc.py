@@ -102,6 +102,9 @@ class Algorithm:
     target_noise: float = 0.2  # deviation of the target action's noise, in half widths of the action space
     noise_clip: float = 0.5  # bound of that noise
     policy_delay: int = 2  # the actor is updated every so many updates
+    # swapped goals in the actor's loss: all; none, so that they teach the values only; or those that Q of the
+    # policy expects to be reached within half of the horizon
+    swap_filter: Literal["none", "values", "reachable"] = "none"
 
 
 # --- shared: reading and checking settings ---
@@ -309,6 +312,8 @@ class TD3BC(nn.Module):
     def __init__(self, settings, normalizer, horizon, device):
         super().__init__()
         self.o, self.a = settings.optimisation, settings.algorithm
+        if self.a.swap_filter != "none" and not settings.relabelling.swap:
+            fail(f"--swap-filter {self.a.swap_filter}: there are no swapped goals without --swap; add it")
         self.floor = -horizon if self.o.gamma == 1 else -1 / (1 - self.o.gamma)
         self.actor = Actor(normalizer, self.o.hidden)
         self.critic = Twin(normalizer, self.o.hidden, len(normalizer.scale))
@@ -330,6 +335,14 @@ class TD3BC(nn.Module):
         # TD3 does not clip values: the bounds are those of all methods here (Sec. 4.2)
         return (r + discount * torch.min(*self.critic_target(s_next, g, next_a))).clamp(self.floor, 0)
 
+    @torch.no_grad()
+    def keep(self, value):
+        """Weights of a batch in the actor's loss, of mean 1, from its values: (B,) -> (B,)."""
+        swapped = torch.arange(len(value), device=value.device) >= len(value) // 2
+        left_out = {"none": False, "values": True, "reachable": value <= self.floor / 2}[self.a.swap_filter] & swapped
+        keep = 1.0 - left_out.float()
+        return keep / keep.mean()
+
     def update(self, batch, n):
         """Update number n, from 1, on a Batch; returns detached scalars by name."""
         s, a, r, s_next, g, *_ = batch
@@ -343,10 +356,12 @@ class TD3BC(nn.Module):
         if n % self.a.policy_delay == 0:
             pi = self.actor(s, g)
             q = self.critic(s, g, pi)[0]
-            distance = (pi - a).square().mean()
-            actor_loss = distance - self.a.alpha / q.detach().abs().mean() * q.mean()  # Eq. (7), with lambda
+            keep = self.keep(q)
+            distance, kept_q = (keep * (pi - a).square().mean(-1)).mean(), keep * q
+            actor_loss = distance - self.a.alpha / kept_q.detach().abs().mean() * kept_q.mean()  # Eq. (7), with lambda
             minimise(actor_loss, self.optimizers["actor"])
-            metrics |= {"actor_loss": actor_loss.detach(), "q_pi": q.detach().mean(), "cloning": distance.detach()}
+            metrics |= {"actor_loss": actor_loss.detach(), "q_pi": q.detach().mean(), "cloning": distance.detach(),
+                        "kept": (keep > 0).float().mean()}
 
         if n % self.o.target_every == 0:  # TD3 has 0.995 at every actor update, half as fast
             for name in self.optimizers:

@@ -1,7 +1,7 @@
 """The Markdown tables of docs/results.md and README.md: the paper's Tables 2, 3 and 4, and the effect of swapping."""
 
 from claims import PAPER, column, up
-from compare import NAMES, TASKS, compare, compare_printed, holm, name, paired
+from compare import NAMES, TASKS, Cell, compare, compare_printed, holm, name, paired
 from compare import short as short_number
 
 # how two cells, or two printed numbers, are compared, and how the p-values of several such tests are corrected
@@ -90,6 +90,36 @@ def effects(results):
         shown.append(f"{printed['swap'][0] - printed['no_swap'][0]:+.2f}" if printed else "")
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def filters(results, rows, setting, current):
+    """Which swapped goals the actor learns from (--swap-filter): mean returns over seeds, on PointMaze with the success
+    on pairs that the data does not show, and the difference to the better of no swapping and no filter."""
+    lines = ["| task | method | updates | no swapping | no filter | values only | reachable | "
+             "reachable against the better of the first two | 95 % interval |", "|---" * 9 + "|"]
+    for task in results.tasks():
+        for method in NAMES:
+            found = [results.cell(method, task, swap) for swap in (False, True)]
+            for which in ("values", "reachable"):
+                groups = {}
+                for row in rows:
+                    if (row.get("protocol"), row["method"], row["flags"]["task"]) == (
+                            f"{results.protocol[task]}-swap-filter-{which}", method, task):
+                        groups.setdefault((setting(row), row["file_sha256"], row["dataset_sha256"]), []).append(row)
+                cells = [Cell(group, group[0]["file_sha256"] != current[method]) for group in groups.values()]
+                found.append(max(cells, key=lambda cell: (not cell.stale, len(cell.seeds)), default=None))
+            if not any(found[2:]):
+                continue
+            shown = [f"{cell.returns.mean():.1f}" + (f" ({cell.of('unseen_success').mean():.2f})" if task == "PointMaze"
+                     else "") + f", {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
+                     if cell else "" for cell in found]
+            against = ["", ""]
+            if all(found[:2]) and found[3] and len({cell.updates for cell in (*found[:2], found[3])}) == 1:
+                c = compare(found[3].returns, max(found[:2], key=lambda cell: cell.returns.mean()).returns)
+                against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}"] if c else against
+            updates = next(cell for cell in found[2:] if cell).updates
+            lines.append(f"| {task} | {NAMES[method]} | {short_number(updates)} | {' | '.join(shown + against)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
 def short(results):

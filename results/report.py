@@ -285,6 +285,7 @@ def describe(row):
               if flags.get(name, usual) != usual]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
+        parts += [f"filter {flags['swap-filter']}"] if flags.get("swap-filter", "none") != "none" else []
     return ", ".join([*parts, flags["precision"]])
 
 
@@ -327,11 +328,13 @@ def parts(rows):
     import compare
     import figures
     import pages
-    results = compare.Results(rows, setting, {method: file_hash(method) for method in {row["method"] for row in rows}})
+    current = {method: file_hash(method) for method in {row["method"] for row in rows}}
+    results = compare.Results(rows, setting, current)
     planned = figures.plan(results)
     tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]
     return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
+            "filters": pages.filters(results, rows, setting, current),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned

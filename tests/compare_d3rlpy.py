@@ -1,15 +1,25 @@
-"""Losses of IQL, TD3+BC, AWAC and CQL beside those of d3rlpy: same batch, same weights of all networks.
+"""Losses of IQL, TD3+BC, AWAC and CQL beside those of d3rlpy: same batch, same weights of all networks. And scores.
 
-    pip install d3rlpy && python tests/compare_d3rlpy.py
+    pip install d3rlpy && pip install -r requirements.txt && python tests/compare_d3rlpy.py
+    python tests/compare_d3rlpy.py --scores FetchReach --updates 2000
 
-Not a test that pytest collects, since d3rlpy pins another version of Gymnasium; it was last run with d3rlpy 2.8.1. What
-is set so that both compute the same thing: gamma 0.98 and no bound reached (all values are moved below 0), the terminal
+Not a test that pytest collects, since d3rlpy pins another version of Gymnasium (it works with ours, which pip warns of);
+it was last run with d3rlpy 2.8.1.
+
+Losses. What is set so that both compute the same thing: gamma 0.98 and no bound reached (all values are moved below 0), the terminal
 flag of d3rlpy where our reward is 0, no target noise in TD3+BC, the softmax over the batch in AWAC (d3rlpy's only way),
 d3rlpy's policies of IQL and AWAC with a fixed deviation, whose log-likelihood is turned into our squared error, no
 entropy in any target (d3rlpy's AWAC has one, with a constant temperature of 1), the same noise in all samples of CQL.
 Exit status 1 if a loss differs by more than a thousandth of itself, or a gradient's norm by more than a hundredth.
+
+Scores. Both train on the same sequence of batches (with swapped goals on PointMaze) and run the same episodes. The same
+are the inputs, the layers' widths, learning rate, gamma and target updates, and the settings that both have (alpha,
+expectile and temperature, number of samples). d3rlpy's own remain: its initial weights, no bounds on values, learned
+deviations of the policies of IQL and AWAC, the entropy in the targets of AWAC, the softmax over AWAC's batch.
 """
 
+import argparse
+import copy
 import dataclasses
 import math
 import sys
@@ -19,7 +29,7 @@ import torch
 from d3rlpy.algos import AWACConfig, CQLConfig, IQLConfig, TD3PlusBCConfig
 from d3rlpy.models.encoders import VectorEncoderFactory
 from d3rlpy.torch_utility import TorchMiniBatch
-from speed import load, make
+from speed import agent_class, load, make
 from torch import nn
 
 SIZES, HIDDEN, BATCH, GAMMA, TINY = (4, 3, 2), (64, 64, 64), 256, 0.98, -12.0  # TINY: logarithm of a deviation near 0
@@ -60,11 +70,16 @@ def ours(method, **algorithm):
             for net in getattr(getattr(agent, name), "nets", ()):
                 nn.init.constant_(net.head.bias, -10)
     batch = buffer.sample(BATCH)
-    obs, next_obs = (agent.actor.normalizer(o, batch.goal) for o in (batch.obs, batch.next_obs))
-    zeros = torch.zeros(BATCH, 1)
-    return agent, batch, TorchMiniBatch(
-        observations=obs, actions=batch.action, rewards=batch.reward[:, None], next_observations=next_obs,
-        next_actions=batch.action, returns_to_go=zeros, terminals=(batch.reward[:, None] == 0).float(),
+    return agent, batch, d3rlpy_batch(batch, agent.actor.normalizer)
+
+
+def d3rlpy_batch(batch, normalizer):
+    """A batch as d3rlpy takes it: normalised observations and goals in one, actions in [-1, 1]."""
+    obs, next_obs = (normalizer(o, batch.goal) for o in (batch.obs, batch.next_obs))
+    action, zeros = (batch.action - normalizer.center) / normalizer.scale, torch.zeros(len(batch.reward), 1)
+    return TorchMiniBatch(
+        observations=obs, actions=action, rewards=batch.reward[:, None], next_observations=next_obs,
+        next_actions=action, returns_to_go=zeros, terminals=(batch.reward[:, None] == 0).float(),
         intervals=zeros + 1, device="cpu:0")
 
 
@@ -166,7 +181,7 @@ def cql():
     impl._alpha_threshold, impl._conservative_weight, impl._n_action_samples = 0.0, 5.0, n
     noise, next_noise = torch.randn(2, n, BATCH, DIM)
     uniform = torch.rand(n, BATCH, DIM)
-    with patch("torch.randn", side_effect=[noise, next_noise]), patch("torch.rand_like", return_value=uniform):
+    with patch("torch.randn", side_effect=[noise, next_noise, noise[:1]]), patch("torch.rand_like", return_value=uniform):
         metrics, norms = our_losses(agent, batch, ("critic", "actor"))
 
     draws = [noise, next_noise, noise[0]]  # in the order in which d3rlpy draws
@@ -188,7 +203,79 @@ def cql():
     yield "actor gradient", norms["actor"], norm(actor, modules.policy.parameters())
 
 
+class Trained:
+    """d3rlpy's policy as our evaluation wants it."""
+
+    def __init__(self, impl, normalizer):
+        self.impl, self.normalizer = impl, normalizer
+
+    def act(self, obs, goal):
+        best = self.impl.predict_best_action(self.normalizer(obs, goal)).clamp(-1, 1)
+        return self.normalizer.center + self.normalizer.scale * best
+
+
+def scores(task, method, updates, seed, batch_size):
+    """(return, success) of our method and of d3rlpy's after training on the same batches."""
+    module = load(method)
+    settings = copy.deepcopy(module.DEFAULTS)
+    o, a = settings.optimisation, settings.algorithm
+    o.gamma, o.polyak, o.target_every, o.hidden = GAMMA, 0.995, 1, (256, 256, 256)  # d3rlpy's way of target updates
+    settings.relabelling.swap = task == "PointMaze"
+    env, reached = module.make_env(task)
+    if env.spec.vector_entry_point:
+        envs = module.gym.make_vec(env.spec.id, num_envs=90, vectorization_mode="vector_entry_point")
+    else:
+        envs = module.gym.vector.SyncVectorEnv([lambda: env])
+    data, _ = module.load_dataset(module.find_dataset(task, None), task, env)
+    encoder = VectorEncoderFactory(list(o.hidden))
+    networks = {"actor_encoder_factory": encoder, "critic_encoder_factory": encoder}
+    rates = {"actor_learning_rate": o.lr, "critic_learning_rate": o.lr}
+    config = {
+        "td3bc": lambda: TD3PlusBCConfig(alpha=a.alpha, **rates, **networks),
+        "iql": lambda: IQLConfig(expectile=a.expectile, weight_temp=a.beta, max_weight=a.weight_clip,
+                                 value_encoder_factory=encoder, **rates, **networks),
+        "awac": lambda: AWACConfig(lam=a.temperature, n_action_samples=1, **rates, **networks),
+        "cql": lambda: CQLConfig(conservative_weight=a.weight, n_action_samples=a.samples, alpha_threshold=0.0,
+                                 alpha_learning_rate=0.0, initial_alpha=1.0, temp_learning_rate=o.lr,
+                                 soft_q_backup=True, **rates, **networks)}[method]()
+    config.gamma, config.tau = GAMMA, 1 - o.polyak
+    found = []
+    for who in ("ours", "d3rlpy"):
+        torch.manual_seed(seed)
+        buffer = module.ReplayBuffer(data, settings.relabelling, reached, seed)
+        normalizer = module.Normalizer(buffer, env.action_space)
+        agent = agent_class(module)(settings, normalizer, env.spec.max_episode_steps, torch.device("cpu"))
+        if who == "d3rlpy":
+            theirs = config.create(device="cpu:0")
+            theirs.create_impl((len(normalizer.mean),), len(normalizer.scale))
+            agent = Trained(theirs.impl, normalizer)
+        for n in range(1, updates + 1):
+            batch = buffer.sample(batch_size)
+            if who == "ours":
+                agent.update(batch, n)
+            else:
+                theirs.impl.update(d3rlpy_batch(batch, normalizer), n - 1)
+        rows = module.evaluate(agent, envs, task, reached, 90, env.spec.max_episode_steps, "cpu")
+        found.append(module.summary(rows))
+    return [(score["return"], score["success"]) for score in found]
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scores", metavar="TASK", help="compare scores on this task instead of losses")
+    parser.add_argument("--methods", nargs="+", default=["td3bc", "iql", "awac", "cql"])
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    args = parser.parse_args()
+    if args.scores:
+        print(f"{args.scores}, {args.updates} updates: return (success)")
+        for method in args.methods:
+            for seed in args.seeds:
+                pairs = scores(args.scores, method, args.updates, seed, args.batch_size)
+                print(f"{method:6} seed {seed}", *(f"{name} {x:6.2f} ({y:.2f})" for name, (x, y) in
+                                                   zip(("ours", "d3rlpy"), pairs)), sep="   ", flush=True)
+        return
     different = False
     print(f"{'':50}{'ours':>12}{'d3rlpy':>12}{'difference':>12}")
     for method in (td3bc, iql, awac, cql):

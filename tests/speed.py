@@ -57,6 +57,11 @@ def load(method):
     return module
 
 
+def agent_class(module):
+    return next(v for v in vars(module).values() if isinstance(v, type) and hasattr(v, "update")
+                and issubclass(v, torch.nn.Module))
+
+
 def make(module, sizes, swap):
     """A replay buffer of random data and an agent on it."""
     rng, (obs, goal, action) = np.random.default_rng(0), sizes
@@ -65,10 +70,8 @@ def make(module, sizes, swap):
     settings = copy.deepcopy(module.DEFAULTS)
     settings.relabelling.swap = swap
     buffer = module.ReplayBuffer(data, settings.relabelling, lambda a, g: np.linalg.norm(a - g, axis=-1) < 1, 0)
-    agent_class = next(v for v in vars(module).values() if isinstance(v, type) and hasattr(v, "update")
-                       and issubclass(v, torch.nn.Module))
     normalizer = module.Normalizer(buffer, gym.spaces.Box(-1, 1, (action,)))
-    return buffer, agent_class(settings, normalizer, 100, torch.device("cpu"))
+    return buffer, agent_class(module)(settings, normalizer, 100, torch.device("cpu"))
 
 
 def measure(method, sizes, precision, args):

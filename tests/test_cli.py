@@ -281,7 +281,8 @@ def test_bad_dataset(content, dataset, start, tmp_path):
     "--threads -1",
     "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
     "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--resume", "--out file",
-    "--out file/a", "--updates many", "--precision fp8", "--swap-source nowhere"])
+    "--out file/a", "--updates many", "--precision fp8", "--swap-source nowhere",
+    "--swap-filter values", "--swap-filter far --swap"])
 def test_bad_flags(flags, start, tmp_path):
     if flags == "--device cuda" and torch.cuda.is_available():
         flags = "--device cuda:99"

@@ -87,6 +87,43 @@ def test_td3bc_delays_the_actor():
     assert "actor_loss" in it.update(batch(module), 2) and not torch.equal(it.actor.shift, before)
 
 
+@pytest.mark.parametrize("method", ["dqapg", "td3bc"])
+def test_swap_filter_leaves_out_swapped_pairs_only(method):
+    _, it = agent(method)
+    values = torch.tensor([-90.0, -10, -80, -49.9, -50, -60])  # the last three are swapped; H / 2 is 50
+    assert it.keep(values).tolist() == [1] * 6
+    it.a.swap_filter = "values"
+    assert it.keep(values).tolist() == [2, 2, 2, 0, 0, 0]
+    it.a.swap_filter = "reachable"
+    torch.testing.assert_close(it.keep(values), torch.tensor([1.5, 1.5, 1.5, 1.5, 0, 0]))
+
+
+@pytest.mark.parametrize("swap_filter, kept", [("none", (0, 1, 2)), ("values", (0,)), ("reachable", (0, 1))])
+def test_swap_filter_in_the_actor_loss(swap_filter, kept):
+    """The second and the third transition are the swapped half; min V is -3 and -52 there, Q(s, pi) -1.4 and -50."""
+    n, w1, w2 = len(kept), [math.exp(x) for x in (1, 0, 2)], [math.exp(x) for x in (1, 2, 1)]
+    q1, q2, q = [-9.4, -1.4, -50], [-12.3, -1.3, -40], [-10, -2, -50]  # Q1 and Q2 at pi(s), Q1 of the data
+    mean = lambda x: sum(x[k] for k in kept) / n  # noqa: E731
+    mask = torch.tensor([[float(k in kept)] for k in range(3)]) / n
+
+    module, it = agent("td3bc", target_noise=0.0, swap_filter=swap_filter)
+    metrics = it.update(batch(module), 2)
+    assert float(metrics["actor_loss"]) == pytest.approx(mean(DISTANCE) + 2.5)
+    assert float(metrics["cloning"]) == pytest.approx(mean(DISTANCE))
+    assert float(metrics["kept"]) == pytest.approx(n / 3)
+    torch.testing.assert_close(it.actor.shift.grad[:3], mask * (DELTA + 2.5 / mean(q1) * 2))
+
+    it, metrics = updated("dqapg", variant="fig9", swap_filter=swap_filter)
+    assert metrics["actor_loss"] == pytest.approx(mean([(a + b + 1) * d for a, b, d in zip(w1, w2, DISTANCE)]) + 2)
+    assert metrics["kept"] == pytest.approx(n / 3)
+    weight = (torch.tensor(w1) + torch.tensor(w2) + 1)[:, None]
+    torch.testing.assert_close(it.actor.shift.grad[:3], mask * (weight * DELTA + 2 / mean(q1) - 1 / mean(q2)))
+
+    it, metrics = updated("dqapg", variant="alg3", swap_filter=swap_filter)
+    assert metrics["actor_loss"] == pytest.approx(mean([a * d for a, d in zip(w1, DISTANCE)]) + mean(q1) / mean(q))
+    torch.testing.assert_close(it.actor.shift.grad[:3], mask * (torch.tensor(w1)[:, None] * DELTA + 2 / mean(q)))
+
+
 @pytest.mark.parametrize("method, variant", [("dqapg", "alg3"), ("dqapg", "fig9"), ("dqapg", "eq34"), ("td3bc", None)])
 def test_gradients_flow_where_they_must_and_nowhere_else(method, variant):
     module, it = agent(method, **({"variant": variant} if variant else {"target_noise": 0.0}))
