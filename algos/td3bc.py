@@ -357,7 +357,7 @@ class TD3BC(nn.Module):
             pi = self.actor(s, g)
             q = self.critic(s, g, pi)[0]
             keep = self.keep(q)
-            distance, kept_q = (keep * (pi - a).square().mean(-1)).mean(), keep * q
+            distance, kept_q = (keep[:, None] * (pi - a).square()).mean(), keep * q
             actor_loss = distance - self.a.alpha / kept_q.detach().abs().mean() * kept_q.mean()  # Eq. (7), with lambda
             minimise(actor_loss, self.optimizers["actor"])
             metrics |= {"actor_loss": actor_loss.detach(), "q_pi": q.detach().mean(), "cloning": distance.detach(),
