@@ -13,4 +13,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export OMP_NUM_THREADS=1  # one process per core, one thread each
-exec "${PYTHON:-python}" results/benchmark.py "$@"
+python=${PYTHON:-python}
+if ! "$python" -c "import numpy, tyro" 2>/dev/null; then
+    echo "benchmark.sh: error: '$python' is no Python with the libraries; activate the environment, set PYTHON," \
+         "or pip install -r requirements.txt" >&2
+    exit 2
+fi
+exec "$python" results/benchmark.py "$@"

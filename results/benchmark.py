@@ -44,16 +44,15 @@ TASKS = ("PointMaze", "FetchReach", "FetchPush", "HandBlockZ", "FetchPick", "Fet
 # and ended level with fp32 on PointMaze; without such a CPU it works too, slowly. 20,000 updates: without swapping DQAPG
 # returned 22.2, 22.8 and 18.8 on HandBlockZ after 10,000, 20,000 and 30,000 (one seed), and the whole table takes two
 # cores about two days as it is. FetchReach 5,000: eight methods were within a tenth of the expert by 3,000, and GCSL and
-# WGCSL stood as high at 2,500 as at 15,000 (one seed each). 100 episodes on the Hand tasks, where returns spread widely. paper: fp32, the scripts' default.
+# WGCSL stood as high at 2,500 as at 15,000 (one seed each). 100 episodes on the Hand tasks, where returns spread widely.
+# paper: fp32, the scripts' default.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "eval-episodes": 50, "precision": "fp32"})},  # Sec. 5
     "cpu": {"": (3, {"updates": 20_000, "eval-episodes": 50, "eval-every": 5_000, "precision": "bf16"}),
             "PointMaze": (5, {"updates": 15_000, "eval-episodes": 180, "eval-every": 2_500, "precision": "bf16"}),
-            "FetchReach": (3, {"updates": 5_000, "eval-episodes": 50, "eval-every": 1_000, "precision": "bf16"})}}
-
-for task in TASKS:
-    if task.startswith("Hand"):
-        PROTOCOLS["cpu"][task] = (3, PROTOCOLS["cpu"][""][1] | {"eval-episodes": 100})
+            "FetchReach": (3, {"updates": 5_000, "eval-episodes": 50, "eval-every": 1_000, "precision": "bf16"}),
+            **dict.fromkeys((task for task in TASKS if task.startswith("Hand")),
+                            (3, {"updates": 20_000, "eval-episodes": 100, "eval-every": 5_000, "precision": "bf16"}))}}
 
 # Every method runs with and without swapping, except these. refused: the script does not take --swap. left out: it runs
 # with swapping only if --swap yes or --swap both asks for it.
