@@ -368,8 +368,9 @@ class CQL(nn.Module):
             log_density = torch.cat([log_uniform, log_pi, next_log_pi])
         y_q = self.target(r, s_next, g, next_pi[0])
 
-        # the data's action and all samples in one call, (1 + 3 samples, B)
-        q1, q2 = self.critic(s.expand(len(actions), *s.shape), g.expand(len(actions), *g.shape), actions)
+        # the data's action and all samples in one call; flat, as PyTorch copies gradients of ReLU with three dimensions
+        flat = s.repeat(len(actions), 1), g.repeat(len(actions), 1), actions.flatten(0, 1)
+        q1, q2 = (q.view(len(actions), -1) for q in self.critic(*flat))  # (1 + 3 samples, B)
         # the paper prints |Q| for the actions of the data, and both terms with other factors; the authors' code is this
         gap1, gap2 = (((q[1:] - log_density).logsumexp(0) - q[0]).mean() for q in (q1, q2))
         conservative, td_loss = self.a.weight * (gap1 + gap2), F.mse_loss(q1[0], y_q) + F.mse_loss(q2[0], y_q)
