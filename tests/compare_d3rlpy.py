@@ -214,12 +214,13 @@ class Trained:
         return self.normalizer.center + self.normalizer.scale * best
 
 
-def scores(task, method, updates, seed, batch_size):
+def scores(task, method, updates, seed, batch_size, lr):
     """(return, success) of our method and of d3rlpy's after training on the same batches."""
     module = load(method)
     settings = copy.deepcopy(module.DEFAULTS)
     o, a = settings.optimisation, settings.algorithm
     o.gamma, o.polyak, o.target_every, o.hidden = GAMMA, 0.995, 1, (256, 256, 256)  # d3rlpy's way of target updates
+    o.lr = lr or o.lr
     settings.relabelling.swap = task == "PointMaze"
     env, reached = module.make_env(task)
     if env.spec.vector_entry_point:
@@ -266,13 +267,14 @@ def main():
     parser.add_argument("--methods", nargs="+", default=["td3bc", "iql", "awac", "cql"])
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--lr", type=float, help="the method's own by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     args = parser.parse_args()
     if args.scores:
         print(f"{args.scores}, {args.updates} updates: return (success)")
         for method in args.methods:
             for seed in args.seeds:
-                pairs = scores(args.scores, method, args.updates, seed, args.batch_size)
+                pairs = scores(args.scores, method, args.updates, seed, args.batch_size, args.lr)
                 print(f"{method:6} seed {seed}", *(f"{name} {x:6.2f} ({y:.2f})" for name, (x, y) in
                                                    zip(("ours", "d3rlpy"), pairs)), sep="   ", flush=True)
         return
