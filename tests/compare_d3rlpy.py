@@ -15,7 +15,8 @@ Exit status 1 if a loss differs by more than a thousandth of itself, or a gradie
 Scores. Both train on the same sequence of batches (with swapped goals on PointMaze) and run the same episodes. The same
 are the inputs, the layers' widths, learning rate, gamma and target updates, and the settings that both have (alpha,
 expectile and temperature, number of samples). d3rlpy's own remain: its initial weights, no bounds on values, learned
-deviations of the policies of IQL and AWAC, the entropy in the targets of AWAC, the softmax over AWAC's batch.
+deviations of the policies of IQL and AWAC, the entropy in the targets of AWAC, the softmax over AWAC's batch, the mode
+of CQL's policy in its targets, where ours has a sample.
 """
 
 import argparse
@@ -238,7 +239,7 @@ def scores(task, method, updates, seed, batch_size, lr):
         "awac": lambda: AWACConfig(lam=a.temperature, n_action_samples=1, **rates, **networks),
         "cql": lambda: CQLConfig(conservative_weight=a.weight, n_action_samples=a.samples, alpha_threshold=0.0,
                                  alpha_learning_rate=0.0, initial_alpha=1.0, temp_learning_rate=o.lr,
-                                 soft_q_backup=True, **rates, **networks)}[method]()
+                                 soft_q_backup=False, **rates, **networks)}[method]()
     config.gamma, config.tau = GAMMA, 1 - o.polyak
     found = []
     for who in ("ours", "d3rlpy"):
