@@ -279,13 +279,18 @@ def describe(row):
     flags = row["flags"]
     parts = [flags["variant"]] if "variant" in flags else []
     parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
-    parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile") if name in flags]
+    parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile", "samples")
+              if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
     parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5))
               if flags.get(name, usual) != usual]
+    batch = flags["batch-size"]
     if flags["swap"]:
-        parts += [f"{flags['swap-source']} goals", {"equal": "256 + 256", "double": "512 + 512"}[flags["swap-batch"]]]
+        parts += [f"{flags['swap-source']} goals",
+                  f"{batch // 2} + {batch // 2}" if flags["swap-batch"] == "equal" else f"{batch} + {batch}"]
         parts += [f"filter {flags['swap-filter']}"] if flags.get("swap-filter", "none") != "none" else []
+    elif batch != 512:
+        parts.append(f"batch {batch}")
     return ", ".join([*parts, flags["precision"]])
 
 

@@ -216,6 +216,22 @@ def test_the_paper_s_171_cells_in_order(tmp_path):
     line = next(x for x in run.out.splitlines() if "algos/dqapg.py --task FetchPush --swap --seed 7 " in x)
     assert "OMP_NUM_THREADS=1 python" in line and "--threads 1" in line and "--resume" not in line
     assert "--updates 500000" in line and "--eval-episodes 50" in line and "--precision fp32" in line
+    assert not any("--batch-size" in x or "--samples" in x for x in run.out.splitlines())
+
+
+def test_flags_of_one_method_in_one_protocol(tmp_path):
+    """They reach every run of that method and no other, and flags after -- win over them."""
+    def commands(*words):
+        run = Run(tmp_path, ROOT / "results" / "benchmark.py", "--dry-run", "--tasks", "FetchPush", *words).wait()
+        assert run.status == 0, run.err
+        return run.out.splitlines()
+
+    for line in commands("--methods", "cql,td3bc"):
+        assert ("--batch-size 256" in line and "--samples 4" in line) == ("algos/cql.py" in line), line
+    for line in commands("--methods", "cql", "--", "--samples", "10"):
+        assert "--batch-size 256" in line and line.index("--samples 4 ") < line.index("--samples 10 "), line
+    extra = benchmark.list_cells(["cql"], ["FetchPush"], None, [1], "cpu", ["--samples", "10"])
+    assert {(cell.flags["batch-size"], cell.flags["samples"]) for cell in extra} == {(256, 10)}
 
 
 def test_scripts_refuse_swap_as_the_table_says():
