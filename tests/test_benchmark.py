@@ -227,7 +227,7 @@ def test_flags_of_one_method_in_one_protocol(tmp_path):
         return run.out.splitlines()
 
     for line in commands("--methods", "cql,td3bc"):
-        assert ("--batch-size 256" in line and "--samples 4" in line) == ("algos/cql.py" in line), line
+        assert ("--batch-size 256 --samples 4 --lr 0.001 --weight 0.5 " in line) == ("algos/cql.py" in line), line
     for line in commands("--methods", "cql", "--", "--samples", "10"):
         assert "--batch-size 256" in line and line.index("--samples 4 ") < line.index("--samples 10 "), line
     extra = benchmark.list_cells(["cql"], ["FetchPush"], None, [1], "cpu", ["--samples", "10"])
