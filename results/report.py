@@ -282,7 +282,7 @@ def describe(row):
     parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile", "samples")
               if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
-    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5))
+    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5), ("lr", 1e-3))
               if flags.get(name, usual) != usual]
     batch = flags["batch-size"]
     if flags["swap"]:
