@@ -37,7 +37,7 @@ def row(method="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, sha="n
     updates = changes.get("updates", 7000)
     curve = [[n, mean * n / updates, scores["success"], scores.get("unseen_success")] for n in (updates // 2, updates)]
     flags = {"task": task, "swap": swap, "precision": "fp32", "seed": seed, "swap-source": "batch",
-             "swap-batch": "equal", "eval-episodes": 9, "updates": updates}
+             "swap-batch": "equal", "batch-size": 512, "eval-episodes": 9, "updates": updates}
     return {"method": method, "updates": updates, "flags": flags | changes.pop("flags", {}), "file_sha256": sha,
             "dataset_sha256": "1", "scores": scores, "curve": curve, "seconds": 1.0,
             "episodes": {"return": returns, "success": hits} | (copy.deepcopy(MAZE) if maze else {})} | changes
@@ -124,6 +124,10 @@ def test_one_protocol_is_shown_and_fresh_runs_come_first():
     assert some.protocol == {"PointMaze": "cpu"} and some.cell("td3bc", "PointMaze", False).returns.tolist() == [9]
     some = results(*seeds([1, 2, 3], sha="old"), row(value=4))
     assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [4]
+    heavy, light = (seeds(values, flags={"weight": weight}) for values, weight in (([1, 2], 5.0), ([3, 4], 0.5)))
+    assert results(*heavy, *light).cell("td3bc", "PointMaze", False).returns.tolist() == [3, 4], "the latest setting"
+    assert results(*light, *heavy).cell("td3bc", "PointMaze", False).returns.tolist() == [1, 2]
+    assert results(*heavy, light[0]).cell("td3bc", "PointMaze", False).returns.tolist() == [1, 2], "more seeds first"
     some = results(row(value=4), stale=["td3bc"])
     assert some.cell("td3bc", "PointMaze", False).stale and some.cell("td3bc", "PointMaze", False, stale=False) is None
 
@@ -415,6 +419,15 @@ def test_half_a_line_and_an_unknown_method_are_damage_too(folder, capsys, monkey
 
 
 # --- all runs, and adding them
+@pytest.mark.parametrize("flags, words", [
+    ({"lr": 1e-3}, "fp32"), ({"batch-size": 256, "lr": 3e-4}, "lr 0.0003, batch 256, fp32"),
+    ({"swap": True}, "batch goals, 256 + 256, fp32"),
+    ({"swap": True, "swap-batch": "double", "batch-size": 64}, "batch goals, 64 + 64, fp32"),
+    ({"swap": True, "batch-size": 256, "weight": 0.5, "samples": 4}, "weight 0.5, samples 4, batch goals, 128 + 128, fp32")])
+def test_a_run_is_described_by_what_differs_from_others(flags, words):
+    assert report.describe(row("cql", flags=flags)) == words
+
+
 def test_the_table_of_all_runs_averages_over_seeds_and_over_nothing_else(monkeypatch):
     monkeypatch.setattr(report, "file_hash", lambda method: "other")
     rows = [row(), row(seed=2, value=20.0, flags={"out": "elsewhere"}), row(flags={"lr": 0.1}, value=90.0)]
