@@ -283,7 +283,7 @@ def describe(row):
               if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
     parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5), ("lr", 1e-3))
-              if flags.get(name, usual) != usual]
+              if flags.get(name, usual) != usual or name == "lr" and row["method"] == "cql"]  # its default is another
     batch = flags["batch-size"]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals",

@@ -168,7 +168,7 @@ def test_the_diff_shows_the_method_and_no_shared_block():
 
 def row(method="td3bc", **changes):
     flags = {"task": "FetchPush", "swap": True, "precision": "fp32", "seed": 1, "swap-source": "batch",
-             "swap-batch": "equal"}
+             "swap-batch": "equal", "batch-size": 512}
     return {"method": method, "updates": 7000, "flags": flags | changes.pop("flags", {}), "file_sha256": "0",
             "dataset_sha256": "1", "scores": {"return": 10.0, "success": 0.5} | changes.pop("scores", {})} | changes
 

@@ -420,12 +420,15 @@ def test_half_a_line_and_an_unknown_method_are_damage_too(folder, capsys, monkey
 
 # --- all runs, and adding them
 @pytest.mark.parametrize("flags, words", [
-    ({"lr": 1e-3}, "fp32"), ({"batch-size": 256, "lr": 3e-4}, "lr 0.0003, batch 256, fp32"),
-    ({"swap": True}, "batch goals, 256 + 256, fp32"),
-    ({"swap": True, "swap-batch": "double", "batch-size": 64}, "batch goals, 64 + 64, fp32"),
-    ({"swap": True, "batch-size": 256, "weight": 0.5, "samples": 4}, "weight 0.5, samples 4, batch goals, 128 + 128, fp32")])
+    ({"lr": 1e-3}, "lr 0.001, fp32"), ({"batch-size": 256, "lr": 3e-4}, "lr 0.0003, batch 256, fp32"),
+    ({"swap": True, "lr": 1e-3}, "lr 0.001, batch goals, 256 + 256, fp32"),
+    ({"swap": True, "swap-batch": "double", "batch-size": 64, "lr": 1e-3}, "lr 0.001, batch goals, 64 + 64, fp32"),
+    ({"swap": True, "batch-size": 256, "weight": 0.5, "samples": 4, "lr": 1e-3},
+     "weight 0.5, samples 4, lr 0.001, batch goals, 128 + 128, fp32")])
 def test_a_run_is_described_by_what_differs_from_others(flags, words):
     assert report.describe(row("cql", flags=flags)) == words
+    if flags.get("lr") == 1e-3:
+        assert report.describe(row("td3bc", flags=flags)) == words.replace("lr 0.001, ", "")
 
 
 def test_the_table_of_all_runs_averages_over_seeds_and_over_nothing_else(monkeypatch):
