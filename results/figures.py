@@ -73,7 +73,7 @@ def finish_curves(figure, axes, count, label):
 def curves(results, task):
     methods = results.methods(task)
     rows, columns = grid(len(methods), 5)
-    figure, axes = new_figure(2.3 * columns + 0.6, 1.9 * rows + 0.8, rows, columns, sharey=True)
+    figure, axes = new_figure(max(2.3 * columns + 0.6, 3.8), 1.9 * rows + 0.8, rows, columns, sharey=True)
     for ax, method in zip(axes, methods):
         draw_curves(ax, results, method, task, 1)
         for swap in (False, True):
@@ -88,7 +88,7 @@ def curves(results, task):
 def overfitting(results):
     methods = [method for method in results.methods("PointMaze") if results.cell(method, "PointMaze", False)]
     rows, columns = grid(len(methods), 5)
-    figure, axes = new_figure(2.3 * columns + 0.6, 1.9 * rows + 0.8, rows, columns, sharey=True)
+    figure, axes = new_figure(max(2.3 * columns + 0.6, 3.8), 1.9 * rows + 0.8, rows, columns, sharey=True)
     for ax, method in zip(axes, methods):
         draw_curves(ax, results, method, "PointMaze", 3)
         ax.set_ylim(-0.03, 1.03)
@@ -238,7 +238,7 @@ def aggregate_profiles(samples):
     lines = {entry: profile(values, thresholds) for entry, values in samples.items()}
     methods = list(dict.fromkeys(method for method, _ in samples))
     rows, columns = grid(len(methods), 5)
-    figure, axes = new_figure(2.3 * columns + 0.6, 1.9 * rows + 0.8, rows, columns, sharey=True)
+    figure, axes = new_figure(max(2.3 * columns + 0.6, 3.8), 1.9 * rows + 0.8, rows, columns, sharey=True)
     for ax in axes[len(methods):]:
         ax.set_axis_off()
     for ax, method in zip(axes, methods):
