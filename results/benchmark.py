@@ -47,10 +47,10 @@ TASKS = ("PointMaze", "FetchReach", "FetchPush", "HandBlockZ", "FetchPick", "Fet
 # expert by 3,000, and GCSL and WGCSL stood as high at 2,500 as at 15,000 (one seed each). 100 episodes on the Hand
 # tasks, where returns spread widely. CQL passes 31 actions a transition through its critic, which takes an hour for
 # 20,000 updates: its authors' batch of 256 and 4 samples of each kind for 10 make it nearly five times as fast. Its
-# weight of 5 raises values by 2.5 a step where a step costs 1, and with its step size of 3e-4 its policy is still
-# near uniform after 3,000 updates: on FetchPush it returned 4.0 after 5,000 of them, like a policy that never moves
-# the block, with Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7, with 0.2 8.8
-# (one seed). paper: fp32, the scripts' default.
+# weight of 5 can raise values by 2.5 a step where a step costs 1, and with its step size of 3e-4 its temperature is
+# slow to fall: on FetchPush it returned 4.0 after 5,000 updates, like a policy that never moves the block, with
+# Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7 (one seed; docs/cql.md).
+# paper: fp32, the scripts' default.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "eval-episodes": 50, "precision": "fp32"})},  # Sec. 5
     "cpu": {"": (3, {"updates": 20_000, "eval-episodes": 50, "eval-every": 5_000, "precision": "bf16"}),

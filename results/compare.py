@@ -65,25 +65,23 @@ def short(number):
 class Results:
     """The cells. Of each task one protocol is shown: the one with most cells, then most updates, then by name; runs
     that belong to none only where no run belongs to one. Of a cell the runs that are not stale come first, then the
-    setting with most seeds, then most updates, then the one whose row was added last."""
+    setting with most seeds, then most updates."""
 
     def __init__(self, rows, setting, current):
         """setting(row): a hashable value, what must be equal within a cell; current: {method: hash of its file}."""
-        groups, added = {}, {}
-        for number, row in enumerate(rows):
+        groups = {}
+        for row in rows:
             place = row["flags"]["task"], row.get("protocol") or "", row["method"], row["flags"]["swap"]
             same = setting(row), row["file_sha256"], row["dataset_sha256"], row["updates"]
             groups.setdefault(place, {}).setdefault(same, []).append(row)
-            added[place, same] = number
         self.cells, self.protocol = {}, {}
         for task in TASKS:
             by_protocol = {}
             for (its_task, protocol, method, swap), variants in groups.items():
                 if its_task == task:
-                    cells = [(Cell(group, group[0]["file_sha256"] != current.get(method)),
-                              added[(its_task, protocol, method, swap), same]) for same, group in variants.items()]
-                    by_protocol.setdefault(protocol, {})[method, swap] = max(cells, key=lambda item: (
-                        not item[0].stale, len(item[0].seeds), item[0].updates, item[1]))[0]
+                    by_protocol.setdefault(protocol, {})[method, swap] = max(
+                        (Cell(group, group[0]["file_sha256"] != current.get(method)) for group in variants.values()),
+                        key=lambda cell: (not cell.stale, len(cell.seeds), cell.updates, str(setting(cell.rows[0]))))
             if by_protocol:
                 self.protocol[task], chosen = max(by_protocol.items(), key=lambda item: (
                     item[0] != "", len(item[1]), max(cell.updates for cell in item[1].values()), item[0]))

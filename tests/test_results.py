@@ -124,10 +124,6 @@ def test_one_protocol_is_shown_and_fresh_runs_come_first():
     assert some.protocol == {"PointMaze": "cpu"} and some.cell("td3bc", "PointMaze", False).returns.tolist() == [9]
     some = results(*seeds([1, 2, 3], sha="old"), row(value=4))
     assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [4]
-    heavy, light = (seeds(values, flags={"weight": weight}) for values, weight in (([1, 2], 5.0), ([3, 4], 0.5)))
-    assert results(*heavy, *light).cell("td3bc", "PointMaze", False).returns.tolist() == [3, 4], "the latest setting"
-    assert results(*light, *heavy).cell("td3bc", "PointMaze", False).returns.tolist() == [1, 2]
-    assert results(*heavy, light[0]).cell("td3bc", "PointMaze", False).returns.tolist() == [1, 2], "more seeds first"
     some = results(row(value=4), stale=["td3bc"])
     assert some.cell("td3bc", "PointMaze", False).stale and some.cell("td3bc", "PointMaze", False, stale=False) is None
 
