@@ -54,7 +54,7 @@ def papers(results, number):
     def ours(place):
         if not (cell := cells.get(place)):
             return ""  # not run
-        text = f"{cell.episodes.mean():.2f} ± {cell.episodes.std():.2f}"
+        text = f"{cell.returns.mean():.2f} ± {cell.episodes.std():.2f}"
         return (f"**{text}**" if place in bold else text) + " •" * (place in dots) + f"<br>{cell.size}" + \
             ", stale" * cell.stale
 
