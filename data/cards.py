@@ -49,7 +49,7 @@ def fail(message):
 
 
 def save(task, card):
-    write(EXPERTS / f"{task}.json", (json.dumps(card, indent=1) + "\n").encode())
+    write({EXPERTS / f"{task}.json": (json.dumps(card, indent=1) + "\n").encode()})
 
 
 def read(task):
@@ -126,21 +126,23 @@ def publish_expert(task, args):
         card["straight_controller"] = straight_reach(args.episodes)
     card["gate"], card["gate_reached"] = GATES[task], card["evaluation"]["success"] >= GATES[task]
     card["selected_by"] = {name: expert[name] for name in ("episodes", "success", "return")}
-    card["settings"], versions = saved["args"], "unknown"
-    if (run / "args.json").exists():
-        made = json.loads((run / "args.json").read_text())
-        versions = made["versions"] | {"platform": made["platform"], "bf16": made["bf16"]}
-    card["trained_with"] = versions
+    card["settings"], card["trained_with"] = saved["args"], "unknown"
+    made = json.loads((run / "args.json").read_text()) if (run / "args.json").exists() else {}
+    if made:
+        card["trained_with"] = made["versions"] | {"platform": made["platform"], "bf16": made["bf16"]}
     trained = datetime.fromtimestamp((run / "expert.pt").stat().st_mtime, timezone.utc)
     commit, _, date = git("log", "-1", "--format=%H %cI", "--", "data/mrn.py").partition(" ")
     older = date and trained < datetime.fromisoformat(date)
-    card["mrn_commit"] = commit or "unknown"
-    card["trained"] = "before that commit, with a version of its own" if older else "after that commit"
+    card["mrn_commit"] = made.get("commit") or commit or "unknown"
+    if made.get("commit"):
+        card["mrn_sha256"], card["trained"] = made["file_sha256"], "with that commit"
+    else:  # before mrn.py wrote it down: by the time of the file
+        card["trained"] = "before that commit, with a version of its own" if older else "after that commit"
     before = read(task)
     if before.get("dataset", {}).get("expert", {}).get("sha256") == card["sha256"]:
         card["dataset"] = before["dataset"]
     # first the weights: until the card has followed, collect.py refuses them
-    write(EXPERTS / f"{task}.pt", content)
+    write({EXPERTS / f"{task}.pt": content})
     save(task, card)
     print(f"{EXPERTS / task}.pt: success {card['evaluation']['success']:.3f}, return "
           f"{card['evaluation']['return']:.1f} over {args.episodes} episodes")
@@ -230,7 +232,7 @@ def rebuild(check):
     if check:
         print(f"{README}: {'up to date' if new == old else 'out of date, run python data/cards.py'}")
         raise SystemExit(new != old)
-    write(README, new.encode())
+    write({README: new.encode()})
 
 
 def main():

@@ -344,7 +344,8 @@ def simulate(task, expert, jobs, workers, method="episode"):
                 fail(f"--workers {workers}: a worker process died (exit code {processes[pipe].exitcode}; "
                      "is there enough memory?); nothing was written, try again with fewer")
             if isinstance(answer, Exception):
-                fail(f"--task {task}: a worker process failed ({answer})")
+                fail(f"--task {task}: a worker process failed ({answer}); mujoco {version('mujoco')} is installed, is that "
+                     "the version in requirements.txt?")
             return answer
 
         for pipe in processes:
@@ -426,19 +427,27 @@ def measure(args, expert):
     print(f"{args.task}: median share {np.median(shares):.1%}, load average {os.getloadavg()[0]:.1f}")
 
 
-def render(path, task, seed):
-    """Process that writes a video of the expert's first episode, with the OpenGL that MUJOCO_GL names."""
+def render(path, task, seed, pipe):
+    """Process that writes a video of the expert's first episode, with the OpenGL that MUJOCO_GL names.
+
+    On failure it sends whether OpenGL is the reason, and a line that says what happened.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drawing = False
     try:
         import imageio
         robot = Robot(task, load_expert(task)[0])
         episode = robot.episode("expert", 0, seed)
         robot.reset(int(episode["seeds"]))
         # Drawing the goal changes the simulation of a Hand: a second environment, which only shows states, does that.
+        drawing = True
         camera = gym.make(robot.env.spec, render_mode="rgb_array").unwrapped
         camera.reset(seed=0)
+        camera.render()
+        drawing = False
         camera.goal = robot.env.goal
-        with imageio.get_writer(path, format="FFMPEG", fps=camera.metadata["render_fps"], codec="libx264") as video:
+        with imageio.get_writer(path, format="FFMPEG", fps=camera.metadata["render_fps"], codec="libx264",
+                                ffmpeg_log_level="quiet") as video:
             for action in [None, *episode["actions"]]:
                 if action is not None:
                     robot.step(action)
@@ -446,9 +455,11 @@ def render(path, task, seed):
                     getattr(camera.data, name)[:] = getattr(robot.env.data, name)
                 robot.mj.mj_forward(camera.model, camera.data)
                 video.append_data(camera.render())
+        frames = imageio.get_reader(path, format="FFMPEG").count_frames()  # ffmpeg does not fail on a full disk
+        if frames != len(episode["actions"]) + 1:
+            raise OSError(f"only {frames} frames were written; is the disk full?")
     except Exception as error:  # a missing library raises one of many kinds
-        path.unlink(missing_ok=True)
-        path.with_suffix(".txt").write_text(f"{type(error).__name__}: {error}".splitlines()[0])
+        pipe.send((drawing, f"{type(error).__name__}: {error}".splitlines()[0]))
         os._exit(1)  # some libraries crash when they are unloaded after that
 
 
@@ -460,16 +471,24 @@ def write_video(args):
     with tempfile.TemporaryDirectory(dir=args.video.parent, prefix=f".{args.video.name}.") as folder:
         temporary = Path(folder) / "video.mp4"
         for backend in backends:
-            process = context.Process(target=render, args=(temporary, args.task, args.seed), daemon=True)
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=render, args=(temporary, args.task, args.seed, theirs), daemon=True)
             with mock.patch.dict(os.environ, MUJOCO_GL=backend):
                 process.start()
+            theirs.close()
+            try:
+                drawing, why = pipe.recv()
+            except EOFError:  # it ended without a message: well, or by a crash of the OpenGL library
+                drawing, why = True, "ended without a message"
             process.join()
             if process.exitcode == 0 and temporary.exists():
                 os.replace(temporary, args.video)
                 print(f"{args.video}: the expert's first episode on {args.task}, rendered with {backend}")
                 return
-            why = temporary.with_suffix(".txt")
-            reasons.append(f"{backend}: {why.read_text() if why.exists() else f'exit code {process.exitcode}'}")
+            if not drawing:
+                fail(f"--video {args.video}: {why}; nothing was written: free space there, or run "
+                     "`pip install -r requirements.txt`")
+            reasons.append(f"{backend}: {why}, exit code {process.exitcode}")
     fail(f"--video {args.video}: no offscreen OpenGL works here ({'; '.join(reasons)}); install libegl1 or libosmesa6, "
          "or name another with the variable MUJOCO_GL")
 
@@ -507,14 +526,24 @@ def arguments(args):
     return {key: value for key, value in asdict(args).items() if key not in unused}
 
 
+def check_manifest(manifest):
+    """Raises ValueError for a manifest without what the programs here read."""
+    for name, kind in {"format": int, "task": str, "env_id": str, "arguments": dict, "versions": dict, "expert": dict,
+                       "random": dict, "platform": str, "sha256": dict}.items():
+        if not isinstance(manifest.get(name), kind):
+            raise ValueError(f"its manifest has no {name}")
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"it has format {manifest['format']}, this program reads format {FORMAT}")
+
+
 def read_dataset(path, mend):
     """The arrays and the manifest of a file, checked against its hashes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         manifest = json.loads(str(arrays.pop("manifest")))
+        check_manifest(manifest)
         whole = manifest["sha256"] == {name: sha256(array) for name, array in arrays.items()}
-        dict(manifest["arguments"]), dict(manifest["versions"])
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--out {path}: is there but is not a readable dataset ({error}); {mend}")
     if not whole:
@@ -522,16 +551,20 @@ def read_dataset(path, mend):
     return arrays, manifest
 
 
+def other_mujoco(path, task, versions):
+    """A line on the mujoco version that a dataset was made with, None if it is that of here."""
+    there, here = versions.get("mujoco"), version("mujoco")
+    if there != here and task != "PointMaze":  # which does not use it
+        return (f"{path}: was made with mujoco {there}, here is {here}, in which the same seed and actions lead "
+                "elsewhere")
+
+
 def check_versions(path, manifest, args):
     """Warns of another mujoco version, or fails with --strict."""
-    there, here = manifest["versions"].get("mujoco"), version("mujoco")
-    if there == here or args.task == "PointMaze":  # which does not use it
-        return
-    message = (f"{path}: was made with mujoco {there}, here is {here}, in which the same seed and actions lead "
-               "elsewhere")
-    if args.strict:
-        fail(f"--strict: {message}; install that version or collect it again with --force")
-    print(f"collect.py: warning: {message}", file=sys.stderr)
+    if message := other_mujoco(path, args.task, manifest["versions"]):
+        if args.strict:
+            fail(f"--strict: {message}; install that version or collect it again with --force")
+        print(f"collect.py: warning: {message}", file=sys.stderr)
 
 
 def check_existing(path, args, expert_hash=None):
@@ -623,17 +656,25 @@ def locked(path):
         yield
 
 
-def write(path, content):
-    """Writes bytes under a temporary name, then renames: `path` is the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write(contents):
+    """Writes {path: bytes} under temporary names, then renames: all are the old files or the new ones, never a part."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            with open(temporary[path], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(temporary[path], path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def with_manifest(path, content, manifest):
+    """What write() is given for a dataset: the file, and its manifest beside it."""
+    return {path: content, path.with_suffix(".json"): (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def parse():
@@ -698,7 +739,7 @@ def main():
         with locked(out):  # whoever comes second waits here, then finds the file
             if out.exists() and not args.force:
                 manifest = check_existing(out, args, digest)
-                write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+                write({out.with_suffix(".json"): (json.dumps(manifest, indent=1) + "\n").encode()})
                 print(f"{out} is there already; --force collects it again")
                 return
             content = io.BytesIO()
@@ -713,8 +754,7 @@ def main():
                 arrays = collect_pointmaze(args)
                 manifest = describe(arrays, args, "PointMaze-v0")
                 np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
-            write(out, content.getvalue())
-            write(out.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+            write(with_manifest(out, content.getvalue(), manifest))
     except KeyboardInterrupt:
         print(f"collect.py: interrupted, {out} is as it was", file=sys.stderr)
         raise SystemExit(130) from None

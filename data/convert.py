@@ -29,6 +29,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -40,7 +41,7 @@ from unittest import mock
 import gymnasium as gym
 import numpy as np
 import tyro
-from collect import FORMAT, REPOSITORY, describe, sha256, write
+from collect import REPOSITORY, check_manifest, describe, other_mujoco, sha256, with_manifest, write
 from tqdm import tqdm
 
 HAND = "HandManipulateBlockRotate"
@@ -62,6 +63,7 @@ class Args:
     random_episodes: int | None = None  # take the first so many random episodes; by default all
     goal_dims: str | None = None  # OGBench: which dimensions of the observation are the achieved goal, as 0:2
     force: bool = False  # replace the file --out; a Minari dataset is never replaced
+    strict: bool = False  # fail, not warn, if the data were made with another mujoco version
 
 
 def fail(message):
@@ -218,8 +220,7 @@ def pad(arrays):
 
 
 def check_hashes(source, arrays, manifest):
-    if manifest["format"] != FORMAT:
-        fail(f"--source {source}: has format {manifest['format']}, this program reads format {FORMAT}")
+    check_manifest(manifest)
     for name in sorted(arrays.keys() | manifest["sha256"].keys()):
         if name not in arrays or manifest["sha256"].get(name) != sha256(arrays[name]):
             fail(f"--source {source}: {name} differs from the manifest, damaged or edited; get it anew")
@@ -245,7 +246,8 @@ def read(source, split, goal_dims):
             if not source.startswith("minari:"):
                 origin["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
     except Exception as error:  # a damaged or foreign file raises one of many kinds
-        fail(f"--source {source}: not a readable dataset ({type(error).__name__}: {error}); see --help")
+        fail(f"--source {source}: not a readable dataset ({type(error).__name__}: {error}); get it anew, or see --help "
+             "for what can be read")
     return arrays, {"source": source} | origin
 
 
@@ -304,6 +306,11 @@ def finish(arrays, env, reached, source):
     return pad({name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in types.items()}), clipped
 
 
+def pins(origin):
+    """{package: version} of the requirements that a Minari dataset names."""
+    return dict(re.findall(r"^([\w-]+)==(.+)$", "\n".join(origin.get("requirements", [])), re.MULTILINE))
+
+
 def make_manifest(arrays, args, env, origins, clipped):
     """The manifest that came with the data if they are unchanged, else a new one that tells their origin."""
     known = origins[0].get("manifest", {})
@@ -315,9 +322,8 @@ def make_manifest(arrays, args, env, origins, clipped):
         for name, code in (("expert", 1), ("random", 0)):
             if manifest[name]["episodes"]:
                 manifest[name]["success"] = float(last[arrays["source"] == code].mean())
-    pins = [dict(re.findall(r"^([\w-]+)==(.+)$", "\n".join(origin.get("requirements", [])), re.MULTILINE))
-            | origin.get("manifest", {}).get("versions", {}) for origin in origins]
-    versions = {name: " and ".join(sorted({p.get(name, "unknown") for p in pins})) for name in PINNED}
+    made_with = [pins(origin) | origin.get("manifest", {}).get("versions", {}) for origin in origins]
+    versions = {name: " and ".join(sorted({p.get(name, "unknown") for p in made_with})) for name in PINNED}
     return manifest | {"versions": versions, "converted_with": manifest["versions"], "origin": origins,
                        "clipped_actions": clipped,
                        "success_rule": "as recorded" if known else f"recomputed with {env.spec.id}"}
@@ -327,8 +333,7 @@ def write_npz(path, arrays, manifest):
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
-    write(path, content.getvalue())
-    write(path.with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+    write(with_manifest(path, content.getvalue(), manifest))
 
 
 def write_minari(dataset_id, arrays, manifest, env, reached, best):
@@ -387,7 +392,11 @@ def check_out(out, force):
             parse_dataset_id(out.removeprefix("minari:"))
         except (ValueError, TypeError):  # TypeError: without a version
             fail(f"--out {out}: a Minari id looks like swapped/FetchPush/mixed-v0, with a version at the end")
-        if get_dataset_path(out.removeprefix("minari:")).exists():
+        try:
+            there = get_dataset_path(out.removeprefix("minari:")).exists()
+        except OSError as error:
+            fail(f"--out {out}: Minari's folder cannot be made ({error}); name another with MINARI_DATASETS_PATH")
+        if there:
             fail(f"--out {out}: is there already; name another version or delete it with `minari delete`")
     elif not out.endswith(".npz"):
         fail(f"--out {out}: must end in .npz or be minari:<dataset id>")
@@ -395,18 +404,28 @@ def check_out(out, force):
         fail(f"--out {out}: is there already; --force replaces it")
 
 
-def main(argv=None):
-    args = tyro.cli(Args, args=argv, description=__doc__)
+def convert(args):
     check_out(args.out, args.force)
     sources = [(args.source, args.split)] + [(args.random_source, "random")] * bool(args.random_source)
     parts, origins = zip(*[read(source, split, args.goal_dims) for source, split in sources])
     shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
     if shapes[0] != shapes[-1]:
         fail(f"--random-source {args.random_source}: its arrays differ from --source's in name or size")
+    manifests = [origin.get("manifest", {}) for origin in origins]
+    names = [manifest.get("task") or next((name for name in TASKS if TASKS[name] == origin.get("env_id")),
+                                          origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
+    if len({name for name in names if name}) > 1:
+        fail(f"--random-source {args.random_source}: is of {names[1]}, --source of {names[0]}; name two of one task")
+    for (source, _), origin, manifest, name in zip(sources, origins, manifests, names):
+        versions = pins(origin) | manifest.get("versions", {})
+        if "mujoco" in versions and (message := other_mujoco(source, name, versions)):
+            if args.strict:
+                fail(f"--strict: {message}; install that version or get data made with this one")
+            print(f"convert.py: warning: {message}", file=sys.stderr)
     arrays = choose(parts, args)
 
-    env_id, told = origins[0].get("env_id"), origins[0].get("manifest", {}).get("task")
-    task = args.task or told or next((name for name in TASKS if TASKS[name] == env_id), env_id)
+    told = manifests[0].get("task")
+    task = args.task or names[0]
     if not task:
         fail(f"--task: {args.source} does not say it; name {', '.join(TASKS)} or the id of an environment")
     if told not in (None, task):
@@ -425,6 +444,17 @@ def main(argv=None):
         if manifest[kind]["episodes"]:
             print(f"{args.out}: {manifest[kind]['episodes']} {kind} episodes, mean return "
                   f"{manifest[kind]['return']:.1f}, success {manifest[kind]['success']:.2f}")
+
+
+def main(argv=None):
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    # SIGTERM ends like Ctrl-C, through the clean-up of temporary files
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        convert(args)
+    except KeyboardInterrupt:
+        print(f"convert.py: interrupted, {args.out} is as it was", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

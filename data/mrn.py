@@ -18,6 +18,7 @@ A run lives in runs/experts/<task>/:
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import multiprocessing
@@ -25,6 +26,7 @@ import os
 import pickle
 import platform
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -461,15 +463,27 @@ def sample(episodes, n, her_rate, env, rng):
 # ------------------------------------------------------------------------------------------- files
 
 
-def write_atomically(path, write):
-    """Calls write(binary file) on a temporary file beside `path`, which then takes its name."""
-    temporary = path.with_name(path.name + ".tmp")
+def commit():
+    """The commit of this repository, with -dirty if files differ from it."""
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"],
+                              capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def write_atomically(writers):
+    """For {path: write} calls each write(binary file) on a temporary file beside its path, then renames all of them."""
+    temporary = {path: path.with_name(path.name + ".tmp") for path in writers}
+    try:
+        for path, write in writers.items():
+            with open(temporary[path], "wb") as file:
+                write(file)
+        for path in writers:
+            os.replace(temporary[path], path)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
+        for unfinished in temporary.values():
+            unfinished.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or "disk full?"
         raise UserError(f"{path}: cannot be written ({reason}): free some space or choose another --runs")
 
@@ -507,7 +521,7 @@ def draw_curve(folder, log):
     for axis, key in zip(axes, ("success", "return")):
         axis.plot([row["steps"] / 1e6 for row in log], [row[key] for row in log])
         axis.set(xlabel="environment steps (million)", ylabel=key, title=folder.name, ylim=(0, None))
-    write_atomically(folder / "curve.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    write_atomically({folder / "curve.png": lambda file: figure.savefig(file, format="png", dpi=120)})
     plt.close(figure)
 
 
@@ -565,6 +579,7 @@ def train(args):
             part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
         for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
             group["lr"] = args.lr  # may be lowered for the last part of a training
+        args.start_from = saved["args"].get("start_from")  # where its networks come from, for its card
         progress = saved["progress"]
         if saved["args"]["eval_episodes"] != args.eval_episodes:
             progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
@@ -597,22 +612,23 @@ def train(args):
         raise UserError(f"--runs: {folder} cannot be made ({error.strerror}): choose another folder")
     versions = {m.__name__: m.__version__ for m in (torch, np, gym, gymnasium_robotics, mujoco)}
     settings = dict(args=dataclasses.asdict(args), bf16=bf16, versions=versions, platform=platform.platform())
-    write_atomically(folder / "args.json", lambda file: file.write(json.dumps(settings, indent=1).encode()))
+    settings |= dict(commit=commit(), file_sha256=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
+    write_atomically({folder / "args.json": lambda file: file.write(json.dumps(settings, indent=1).encode())})
 
     def save():
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= dict(progress=progress, args=dataclasses.asdict(args))
         full = state | {name: target.state_dict() for name, target in targets.items()}
-        write_atomically(folder / "replay.npz", lambda file: np.savez(file, **replay.filled()))
-        write_atomically(folder / "small.pt", lambda file: torch.save(state, file))
-        write_atomically(folder / "checkpoint.pt", lambda file: torch.save(full, file))
+        write_atomically({folder / "replay.npz": lambda file: np.savez(file, **replay.filled()),
+                          folder / "small.pt": lambda file: torch.save(state, file),
+                          folder / "checkpoint.pt": lambda file: torch.save(full, file)})
 
     def save_expert(name, result):
         expert = dict(task=args.task, env_id=TASKS[args.task][0], critic=args.critic, seed=args.seed) | result
         expert |= {k: normaliser.get_buffer(k) for k in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
         expert |= dict(clip=args.clip, action_scale=1.0)
         expert |= dict(actor=actor.state_dict(), hidden=actor.head.in_features)
-        write_atomically(folder / name, lambda file: torch.save(expert, file))
+        write_atomically({folder / name: lambda file: torch.save(expert, file)})
 
     def update(observation, next_observation, action, reward):
         """One gradient step of critic and actor; the observations are normalised and hold the goal."""
@@ -696,7 +712,7 @@ def train(args):
         progress["streak"] = progress["streak"] + 1 if reached else 0
         save()
         log = "".join(json.dumps(row) + "\n" for row in progress["log"])
-        write_atomically(folder / "log.jsonl", lambda file: file.write(log.encode()))
+        write_atomically({folder / "log.jsonl": lambda file: file.write(log.encode())})
         lap("save")
         if progress["streak"] >= args.stop_after:
             break

@@ -273,6 +273,15 @@ def test_full_disk_leaves_the_old_file_and_no_other(small):
     assert {file.name: file.read_bytes() for file in small.parent.iterdir()} == before
 
 
+def test_of_two_files_both_are_written_or_none(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(OSError):
+        collect.write({tmp_path / "a": b"new", tmp_path / "missing" / "b": b"new"})
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+    collect.write({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}
+
+
 def test_a_killed_process_leaves_no_dataset_and_no_lock(tmp_path):
     path = tmp_path / "maze.npz"
     run = Run(tmp_path, SCRIPT, "--out", path, "--episodes-per-pair", 1000)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import imageio
 import numpy as np
 import pytest
 from conftest import run_main
@@ -342,3 +343,19 @@ def test_no_opengl_is_one_line(tmp_path, monkeypatch, capsys):
     assert run("--task", "FetchReach", "--video", tmp_path / "a.mp4") == 2
     one_line(capsys, "--video", "MUJOCO_GL")
     assert not list(tmp_path.iterdir())
+
+
+def test_video(tmp_path):
+    """It has a frame for each state; on a full disk, here a limit on the size of files, the old one stays."""
+    path = tmp_path / "a.mp4"
+    command = [sys.executable, SCRIPT, "--task", "FetchReach", "--video", path]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if "no offscreen OpenGL" in result.stderr:
+        pytest.skip("no offscreen OpenGL here")
+    assert result.returncode == 0, result.stderr
+    assert imageio.get_reader(path, format="FFMPEG").count_frames() == 51
+    before = path.read_bytes()
+    full = subprocess.run(command, capture_output=True, text=True, timeout=300, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (8000, 8000)))
+    assert full.returncode == 2 and full.stderr.count("\n") == 1 and "--video" in full.stderr, full.stderr
+    assert "OpenGL" not in full.stderr and [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == before

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -219,6 +220,10 @@ def test_damaged_datasets(capsys):
     assert "seeds differs" in refused(capsys, "--source", "less.npz", "--out", "x.npz")
     np.savez("newer.npz", **arrays, manifest=np.array(json.dumps(manifest | {"format": 99})))
     assert "format 99" in refused(capsys, "--source", "newer.npz", "--out", "x.npz")
+    for name in ("format", "task", "env_id", "arguments", "versions", "expert", "random", "platform", "sha256"):
+        without = {key: value for key, value in manifest.items() if key != name}
+        np.savez("without.npz", **arrays, manifest=np.array(json.dumps(without)))
+        assert f"no {name}" in refused(capsys, "--source", "without.npz", "--out", "x.npz")
     np.savez("foreign.npz", **arrays)
     assert "manifest" in refused(capsys, "--source", "foreign.npz", "--out", "x.npz")
     Path("cut.npz").write_bytes(Path("made.npz").read_bytes()[:-200])
@@ -237,6 +242,24 @@ def test_a_part_of_a_dataset():
     mixed, manifest = made("--source", "newer.npz", "--random-source", "older.npz")
     assert len(mixed["actions"]) == 10 and manifest["versions"]["mujoco"] == "3.2.7 and 3.9.0"
     assert made("--source", "newer.npz", "--expert-episodes", 3)[1]["versions"]["mujoco"] == "3.9.0"
+
+
+def test_two_tasks_are_not_mixed(capsys):
+    arrays, manifest = made("--source", dump("b.pkl", walks()))
+    convert.write_npz(Path("other.npz"), arrays, manifest | {"task": "OtherMaze"})
+    for first, second in (("made.npz", "other.npz"), ("other.npz", "made.npz")):
+        line = refused(capsys, "--source", first, "--random-source", second, "--out", "x.npz")
+        assert "--random-source" in line and "OtherMaze" in line and "PointMaze" in line
+
+
+def test_another_mujoco_version(capsys):
+    arrays, manifest = made("--source", dump("b.pkl", walks()))
+    convert.write_npz(Path("old.npz"), arrays, manifest | {"task": "FetchReach", "versions": {"mujoco": "3.8.0"}})
+    line = refused(capsys, "--source", "old.npz", "--out", "x.npz", "--strict")
+    assert "--strict" in line and "3.8.0" in line and version("mujoco") in line
+    with pytest.raises(SystemExit):  # its arrays are PointMaze's
+        run("--source", "old.npz", "--out", "x.npz")
+    assert "warning: old.npz: was made with mujoco 3.8.0" in capsys.readouterr().err
 
 
 def test_flags(capsys):
