@@ -216,6 +216,8 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
     """The cells in the order in which they run."""
     cells, device = [], ["--device", "cuda"] * (gpus > 0)
     suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', word).strip('-')}" for word in extra)
+    if len(suffix) > 150:  # names of folders end at 255
+        suffix = f"{suffix[:130]}-{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
     for method in methods:
         sha = report.file_hash(method)
         kind, _ = SWAPPING.get(method, ("", ""))
@@ -254,7 +256,8 @@ class Rows:
         """What is left of a run, from the latest three like it."""
         for like in (lambda row: (row["method"], row["flags"]["task"]) == (cell.method, cell.task),
                      lambda row: row["method"] == cell.method, lambda row: True):
-            rates = [row["seconds"] / row["updates_timed"] for row in self.rows if like(row)][-3:]
+            rates = [row["seconds"] / row["updates_timed"] for row in self.rows
+                     if like(row) and row["updates_timed"]][-3:]
             if rates:
                 return sum(rates) / len(rates) * (cell.flags["updates"] - cell.updates_done())
         return float("nan")
@@ -412,6 +415,10 @@ def submit(cells, arguments, options):
     """Hands the cells without a row to Slurm, as arrays of jobs with one run each."""
     if not shutil.which("sbatch"):
         fail("--slurm: there is no sbatch on this machine; use --jobs, or a machine of the cluster")
+    try:
+        more = shlex.split(options.sbatch)
+    except ValueError as error:
+        fail(f"--sbatch {options.sbatch}: {error}; give words as a shell reads them")
     rows = Rows()
     for cell in cells:
         if not rows.have(cell) and cell.finished():
@@ -435,12 +442,13 @@ eval exec ./benchmark.sh --array-task "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shl
                  "signal": f"B:USR1@{GRACE}", "ntasks": 1, "cpus-per-task": 1}
         flags |= {name: getattr(options, name) for name in ("partition", "time", "gpus") if getattr(options, name)}
         words = ["sbatch", "--parsable", "--requeue", *(f"--{name}={value}" for name, value in flags.items()),
-                 *shlex.split(options.sbatch), str(script)]
+                 *more, str(script)]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             for path in (script, listed):
                 path.unlink()
-            fail(f"--slurm: {done.stderr}")
+            fail(f"--slurm: {done.stderr}" + f"; {number} runs were submitted before: wait until they have ended, or "
+                 "cancel them, before this command is given again" * bool(number))
         say(f"job {done.stdout.strip().split(';')[0]}: {len(part)} runs, output in {folder.relative_to(REPOSITORY)}")
     if not cells:
         say("every run has a row")
@@ -463,6 +471,8 @@ def numbers_of(text):
     ranges = [list(map(int, part.split("-"))) for part in text.split(",")]
     if any(r[-1] < r[0] for r in ranges):
         fail(f"--seeds {text}: a range goes from the smaller number to the larger one")
+    if any(r[-1] - r[0] >= 10_000 for r in ranges):
+        fail(f"--seeds {text}: a range holds 10,000 seeds at most")
     return sorted({number for r in ranges for number in range(r[0], r[-1] + 1)})
 
 
@@ -527,4 +537,8 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # `--dry-run | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -119,11 +119,30 @@ def compare(a, b):
     if a is None or b is None or min(len(a), len(b)) < 2:
         return None
     difference = float(np.mean(a) - np.mean(b))
-    if np.ptp(a) == np.ptp(b) == 0:
-        return Comparison(difference, difference, difference, float(difference == 0))
+    if np.ptp(a) == np.ptp(b) == 0:  # where Welch's test divides by 0, the chance that shuffled labels separate so well
+        return without_spread(difference, 2 / math.comb(len(a) + len(b), len(a)))
     result = quiet(stats.ttest_ind, a, b, equal_var=False)
     interval = quiet(result.confidence_interval, 1 - LEVEL)
     return Comparison(difference, float(interval.low), float(interval.high), float(result.pvalue))
+
+
+def without_spread(difference, chance):
+    """The comparison of samples that do not vary: exact if that is no chance, with an endless interval if it may be."""
+    p = 1.0 if difference == 0 else min(1.0, chance)
+    known = difference == 0 or p < LEVEL
+    return Comparison(difference, *((difference, difference) if known else (-np.inf, np.inf)), p)
+
+
+def compare_paired(a, b):
+    """Mean of a - b with Student's test and interval; a, b: two scores of the same seeds (seeds,)."""
+    differences = np.asarray(a, float) - np.asarray(b, float)
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) == 0:  # the chance that all signs agree
+        return without_spread(float(differences[0]), 2 / 2**len(differences))
+    result = stats.ttest_1samp(differences, 0)
+    interval = result.confidence_interval(1 - LEVEL)
+    return Comparison(float(differences.mean()), float(interval.low), float(interval.high), float(result.pvalue))
 
 
 def compare_printed(a, b, n=PAPERS_EPISODES):
@@ -138,13 +157,10 @@ def compare_printed(a, b, n=PAPERS_EPISODES):
 
 def paired(differences):
     """Mean of paired differences (seeds,) with its 95 % interval by Student's t, which needs two seeds."""
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
-        return mean, None, None
-    if np.ptp(differences) == 0:
-        return mean, mean, mean
-    interval = quiet(stats.ttest_1samp, differences, 0).confidence_interval(1 - LEVEL)
-    return mean, float(interval.low), float(interval.high)
+    c = compare_paired(differences, np.zeros(len(differences)))
+    if c is None or np.isinf(c.low):
+        return float(np.mean(differences)), None, None
+    return c[:3]
 
 
 def holm(values):
@@ -197,15 +213,18 @@ def profile(samples, thresholds):
 
 
 def common_tasks(results):
-    """For the aggregates: tasks that have an expert's card and at least half of all cells (method, swap) that have not
-    gone stale, and the cells that have all of these tasks."""
-    entries = sorted({(method, swap) for (method, _, swap), cell in results.cells.items() if not cell.stale},
+    """For the aggregates: tasks that have an expert's card and at least half of all cells (method, swap) that have two
+    seeds and have not gone stale, and the cells that have all of these tasks. Of each cell the same number of seeds,
+    the first ones, so that no task and no method counts for more than another."""
+    usable = {place: cell for place, cell in results.cells.items() if not cell.stale and len(cell.seeds) > 1}
+    entries = sorted({(method, swap) for method, _, swap in usable},
                      key=lambda entry: (list(NAMES).index(entry[0]), entry[1]))
     tasks = [task for task in results.tasks() if expert_return(task) and entries and sum(
-        results.cell(method, task, swap, stale=False) is not None for method, swap in entries) >= len(entries) / 2]
+        (method, task, swap) in usable for method, swap in entries) >= len(entries) / 2]
     samples = {}
     for method, swap in entries:
-        cells = [results.cell(method, task, swap, stale=False) for task in tasks]
+        cells = [usable.get((method, task, swap)) for task in tasks]
         if tasks and all(cells):
             samples[method, swap] = [cell.returns / expert_return(task) for cell, task in zip(cells, tasks)]
-    return tasks, samples
+    seeds = min((len(sample) for group in samples.values() for sample in group), default=0)
+    return tasks, {entry: [sample[:seeds] for sample in group] for entry, group in samples.items()}

@@ -105,7 +105,7 @@ def maze_pairs(results):
     for ax in axes[len(cells):]:
         ax.set_axis_off()
     for ax, (method, swap, cell) in zip(axes, cells):
-        rates = pair_success(cell)
+        rates = pair_success(cell).mean(0)
         ax.imshow(rates, vmin=0, vmax=1, cmap="YlGn")
         for i, j in np.ndindex(3, 3):
             if not np.isnan(rates[i, j]):
@@ -278,9 +278,10 @@ def plan(results):
             "Success on PointMaze by start (rows) and goal (columns), mean over seeds; bold: pairs of the data. "
             "What Fig. 6 and 8 of the paper show, for all methods."), lambda: maze_pairs(results)
     if samples:
-        which = f"Tasks: {', '.join(tasks)}; methods that were run on all of them. Bands and bars: 95 % intervals, " \
-                "bootstrap stratified by task."
-        if len(tasks) * max(len(values[0]) for values in samples.values()) > 1:
+        seeds = len(next(iter(samples.values()))[0])
+        which = f"Tasks: {', '.join(tasks)}; methods that have two seeds or more on all of them; the first {seeds} " \
+                "seeds of each. Bands and bars: 95 % intervals, bootstrap stratified by task."
+        if samples:
             found["iqm.png"] = f"Interquartile means over all runs. {which}", lambda: aggregate_iqm(samples)
             found["profiles.png"] = f"Performance profiles. {which}", lambda: aggregate_profiles(samples)
         if comparisons(samples):

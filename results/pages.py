@@ -1,5 +1,6 @@
 """The Markdown tables of docs/results.md and README.md: the paper's Tables 2, 3 and 4, and the effect of swapping."""
 
+import numpy as np
 from claims import PAPER, column, up
 from compare import NAMES, TASKS, Cell, compare, compare_printed, holm, name, paired
 from compare import short as short_number
@@ -116,7 +117,8 @@ def filters(results, rows, setting, current):
             against = ["", ""]
             if all(found[:2]) and found[3] and len({cell.updates for cell in (*found[:2], found[3])}) == 1:
                 c = compare(found[3].returns, max(found[:2], key=lambda cell: cell.returns.mean()).returns)
-                against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}"] if c else against
+                against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}" if np.isfinite(c.low) else ""] \
+                    if c else against
             updates = next(cell for cell in found[2:] if cell).updates
             lines.append(f"| {task} | {NAMES[method]} | {short_number(updates)} | {' | '.join(shown + against)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."

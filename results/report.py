@@ -13,10 +13,12 @@ processor numbers differ. Statistics: compare.py; claims: claims.py; the paper's
 
 import ast
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -50,13 +52,16 @@ def fail(message):
 
 def read_rows():
     """All rows, as dicts."""
-    rows = []
-    for number, line in enumerate(ROWS.read_text().splitlines() if ROWS.exists() else [], 1):
+    rows, lines = [], {}
+    for number, line in enumerate(ROWS.read_bytes().splitlines() if ROWS.exists() else [], 1):
         try:
             rows.append(json.loads(line))
             check_row(rows[-1])
+            first = lines.setdefault(key(rows[-1]), number)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            fail(f"{ROWS}, line {number}: not a result row ({error!r}); restore the file from git")
+            fail(f"{ROWS}, line {number}: not a result row ({error!r}); remove that line, or take it from git")
+        if first != number:
+            fail(f"{ROWS}, line {number}: is of the same run as line {first}; remove one of them")
     return rows
 
 
@@ -66,9 +71,13 @@ def check_row(row):
     if not (REPOSITORY / "algos" / f"{row['method']}.py").exists():
         raise ValueError(f"there is no algos/{row['method']}.py")
     flags, scores, episodes = row["flags"], row["scores"], row["episodes"]
+    describe(row)
+    texts = [flags["task"], row.get("protocol", ""), row["file_sha256"], row["dataset_sha256"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("its task, protocol or a hash is no text")
     maze = flags["task"] == "PointMaze"
     names = ("return", "success", *(("seen_success", "unseen_success") if maze else ()))
-    values = [row["updates"], flags["seed"], *(scores[name] for name in names), *episodes["return"]]
+    values = [row["updates"], flags["seed"], row["seconds"], row["updates_timed"], *(scores[name] for name in names), *episodes["return"]]
     values += [value for point in row["curve"] for value in point[:3 + maze]]
     if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise ValueError("a score is no finite number")
@@ -92,7 +101,7 @@ def key(row):
 def add(folders):
     """Appends the finished runs in `folders` that are not there yet."""
     rows = read_rows()
-    known = {key(row) for row in rows}
+    known = {key(row): row for row in rows}
     for folder in map(Path, folders):
         try:
             row = json.loads((folder / "result.json").read_text())
@@ -109,10 +118,33 @@ def add(folders):
                 "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
         row |= {"protocol": protocol[1]} if protocol else {}  # the benchmark's runs go to runs/<protocol>/<hash>/
         row |= {"paths": paths} if paths else {}
+        row |= {"hardware": hardware(row["flags"].get("device", "cpu"))}
+        row["versions"] = row.get("versions", {}) | {name: installed(name) for name in ("mujoco", "gymnasium-robotics")}
         if key(row) not in known:
-            known.add(key(row))
+            known[key(row)] = row
             rows.append(row)
+        elif paths and known[key(row)]["episodes"] == row["episodes"]:  # the same run again, for its paths
+            known[key(row)].setdefault("paths", paths)
     save_rows(rows)
+
+
+def installed(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def hardware(device):
+    """Processor, cores and, if the run was on one, GPU of this machine: runs are added where they were made."""
+    found = {"cores": os.cpu_count(), "processor": platform.processor()}
+    if Path("/proc/cpuinfo").exists():
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found["processor"] = names[0] if names else found["processor"]
+    if device.startswith("cuda"):
+        import torch
+        found["gpu"] = torch.cuda.get_device_name(device) if torch.cuda.is_available() else "not here"
+    return found
 
 
 def final_paths(folder, row):

@@ -45,6 +45,7 @@ class Settings:
     swap: bool = False
     swap_source: str = "batch"
     swap_batch: str = "equal"
+    batch_size: int = 512
     updates: int = 500_000
     pause: float = 0.0  # seconds of an update
     hidden: tuple[int, ...] = (256, 256)
