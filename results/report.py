@@ -77,7 +77,8 @@ def check_row(row):
         raise ValueError("its task, protocol or a hash is no text")
     maze = flags["task"] == "PointMaze"
     names = ("return", "success", *(("seen_success", "unseen_success") if maze else ()))
-    values = [row["updates"], flags["seed"], row["seconds"], row["updates_timed"], *(scores[name] for name in names), *episodes["return"]]
+    values = [row["updates"], flags["seed"], row["seconds"], row["updates_timed"], *(scores[name] for name in names),
+              *episodes["return"]]
     values += [value for point in row["curve"] for value in point[:3 + maze]]
     if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise ValueError("a score is no finite number")
@@ -123,7 +124,8 @@ def add(folders):
         if key(row) not in known:
             known[key(row)] = row
             rows.append(row)
-        elif paths and known[key(row)]["episodes"] == row["episodes"]:  # the same run again, for its paths
+        elif paths and all(np.allclose(values, known[key(row)]["episodes"].get(name, np.nan), rtol=0, atol=1e-4)
+                           for name, values in row["episodes"].items()):  # the same run again, for its paths in tenths
             known[key(row)].setdefault("paths", paths)
     save_rows(rows)
 
