@@ -306,9 +306,10 @@ def finish(arrays, env, reached, source):
     return pad({name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in types.items()}), clipped
 
 
-def pins(origin):
-    """{package: version} of the requirements that a Minari dataset names."""
-    return dict(re.findall(r"^([\w-]+)==(.+)$", "\n".join(origin.get("requirements", [])), re.MULTILINE))
+def made_with(origin):
+    """{package: version} of our manifest, or of the requirements that a Minari dataset names."""
+    named = dict(re.findall(r"^([\w-]+)==(.+)$", "\n".join(origin.get("requirements", [])), re.MULTILINE))
+    return named | origin.get("manifest", {}).get("versions", {})
 
 
 def make_manifest(arrays, args, env, origins, clipped):
@@ -322,8 +323,8 @@ def make_manifest(arrays, args, env, origins, clipped):
         for name, code in (("expert", 1), ("random", 0)):
             if manifest[name]["episodes"]:
                 manifest[name]["success"] = float(last[arrays["source"] == code].mean())
-    made_with = [pins(origin) | origin.get("manifest", {}).get("versions", {}) for origin in origins]
-    versions = {name: " and ".join(sorted({p.get(name, "unknown") for p in made_with})) for name in PINNED}
+    versions = {name: " and ".join(sorted({made_with(origin).get(name, "unknown") for origin in origins}))
+                for name in PINNED}
     return manifest | {"versions": versions, "converted_with": manifest["versions"], "origin": origins,
                        "clipped_actions": clipped,
                        "success_rule": "as recorded" if known else f"recomputed with {env.spec.id}"}
@@ -416,8 +417,8 @@ def convert(args):
                                           origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
     if len({name for name in names if name}) > 1:
         fail(f"--random-source {args.random_source}: is of {names[1]}, --source of {names[0]}; name two of one task")
-    for (source, _), origin, manifest, name in zip(sources, origins, manifests, names):
-        versions = pins(origin) | manifest.get("versions", {})
+    for (source, _), origin, name in zip(sources, origins, names):
+        versions = made_with(origin)
         if "mujoco" in versions and (message := other_mujoco(source, name, versions)):
             if args.strict:
                 fail(f"--strict: {message}; install that version or get data made with this one")

@@ -281,9 +281,8 @@ def plan(results):
         seeds = len(next(iter(samples.values()))[0])
         which = f"Tasks: {', '.join(tasks)}; methods that have two seeds or more on all of them; the first {seeds} " \
                 "seeds of each. Bands and bars: 95 % intervals, bootstrap stratified by task."
-        if samples:
-            found["iqm.png"] = f"Interquartile means over all runs. {which}", lambda: aggregate_iqm(samples)
-            found["profiles.png"] = f"Performance profiles. {which}", lambda: aggregate_profiles(samples)
+        found["iqm.png"] = f"Interquartile means. {which}", lambda: aggregate_iqm(samples)
+        found["profiles.png"] = f"Performance profiles. {which}", lambda: aggregate_profiles(samples)
         if comparisons(samples):
             found["improvement.png"] = (
                 f"Probability that a run of the first beats one of the second on the same task. {which}"), \
