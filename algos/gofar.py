@@ -50,7 +50,7 @@ TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush"
          "FetchPick": "FetchPickAndPlace-v4", "FetchSlide": "FetchSlide-v4",
          "HandBlockZ": "HandManipulateBlockRotateZ-v1", "HandBlockParallel": "HandManipulateBlockRotateParallel-v1",
          "HandBlockXYZ": "HandManipulateBlockRotateXYZ-v1", "HandEggRotate": "HandManipulateEggRotate-v1"}
-MAY_CHANGE = ("updates", "out", "resume", "overwrite", "track", "eval-every", "eval-episodes", "log-every",
+MAY_CHANGE = ("strict", "updates", "out", "resume", "overwrite", "track", "eval-every", "eval-episodes", "log-every",
               "checkpoint-every", "device", "threads", "compile")  # on --resume
 EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts from reset(seed=EVAL_SEED + i)
 # --- end shared ---
@@ -61,6 +61,7 @@ EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts 
 class Experiment:
     task: str = "PointMaze"  # one of the nine tasks of the paper, or the id of a registered Gymnasium goal environment
     dataset: Path | None = None  # a .npz file; by default data/datasets/<task>.npz, collected when it is missing
+    strict: bool = False  # refuse a dataset made with another mujoco version, which is warned about otherwise
     seed: int = 1  # of networks, batches and noise; the evaluation episodes are the same for every seed
     out: Path = Path("runs")  # results go to OUT/<task>/<method>[-swap]/<seed>/
     resume: bool = False  # go on from the checkpoint in the results folder, bit for bit on the CPU
@@ -149,7 +150,7 @@ def check(flags):
 Batch = namedtuple("Batch", "obs action reward next_obs goal achieved initial_obs offset")
 
 
-def load_dataset(path, task, env):
+def load_dataset(path, task, env, strict=False):
     """The arrays of a dataset file as a dict, checked against environment and manifest, and their SHA-256."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -159,10 +160,16 @@ def load_dataset(path, task, env):
                   for name, array in data.items()}
         if manifest and manifest["sha256"] != hashes:
             raise ValueError("its arrays differ from its manifest")
+        made, mujoco = dict(manifest.get("versions", {})).get("mujoco"), sys.modules.get("mujoco")  # None: not used
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--dataset {path}: not a readable dataset ({error}); delete it to have it collected, or name another")
     if manifest.get("task", task) != task:
         fail(f"--dataset {path}: was made for --task {manifest['task']}, not {task}")
+    if made and mujoco and made != mujoco.__version__:
+        message = f"--dataset {path}: was made with mujoco {made}, here is {mujoco.__version__}; physics differ"
+        if strict:
+            fail(f"{message}; install that version, or leave out --strict")
+        print(f"{METHOD}.py: warning: {message}", file=sys.stderr)
     spaces, box, lengths = env.observation_space, env.action_space, data.setdefault("lengths", np.full(n, steps))
     wanted = {"observations": (n, steps + 1, *spaces["observation"].shape), "actions": (n, steps, *box.shape),
               "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape), "lengths": (n,),
@@ -525,7 +532,7 @@ def find_dataset(task, path):
     path = path or REPOSITORY / "data" / "datasets" / f"{task}.npz"
     if not path.exists():
         print(f"{path} is missing, collecting it first", flush=True)
-        if subprocess.run([sys.executable, collector, "--task", task, "--out", path]).returncode:
+        if subprocess.run([sys.executable, collector, "--task", task, "--out", path, "--with-parent"]).returncode:
             fail(f"--task {task}: its dataset could not be collected, see the line above")
     return path
 
@@ -550,7 +557,7 @@ def train(agent_class, settings):
         envs = gym.make_vec(env.spec.id, num_envs=e.eval_episodes, vectorization_mode="vector_entry_point")
     else:
         envs = gym.vector.SyncVectorEnv([lambda: env])
-    data, dataset_hash = load_dataset(find_dataset(e.task, e.dataset), e.task, env)
+    data, dataset_hash = load_dataset(find_dataset(e.task, e.dataset), e.task, env, e.strict)
     buffer = ReplayBuffer(data, settings.relabelling, reached, e.seed, device)
     agent = agent_class(settings, Normalizer(buffer, env.action_space), env.spec.max_episode_steps, device)
     start = load(checkpoint, agent, buffer, flags, dataset_hash) if e.resume else 0
@@ -636,6 +643,8 @@ def main(agent_class):
         raise
     try:
         train(agent_class, settings)
+    except KeyboardInterrupt:  # before the first update: from then on it ends with a checkpoint
+        raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         fail(f"{'--track: ' * (error.name == 'wandb')}{error.name} is not installed; pip install {error.name}")
     except OSError as error:

@@ -36,6 +36,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from dataclasses import asdict, dataclass
@@ -79,6 +80,7 @@ class Args:
     verify: bool = False  # only check the file: its hashes, and a sample of its episodes made anew
     strict: bool = False  # refuse a file made with another mujoco version, which is warned about otherwise
     video: Path | None = None  # robot tasks: only write a video, .mp4, of the expert's first episode to this file
+    with_parent: bool = False  # stop when the process that started this one has ended, as the scripts of algos/ ask for
     speed: bool = False  # robot tasks: only measure collection against raw mj_step with the same controls
 
 
@@ -522,7 +524,7 @@ def arguments(args):
     unused = {"out", "force"}
     if isinstance(args, Args):
         others = "robots" if args.task == "PointMaze" else "PointMaze"
-        unused |= {"workers", "verify", "strict", "video", "speed", *SETTINGS[others]}
+        unused |= {"workers", "verify", "strict", "video", "with_parent", "speed", *SETTINGS[others]}
     return {key: value for key, value in asdict(args).items() if key not in unused}
 
 
@@ -713,11 +715,20 @@ def check(args):
         fail(f"--video {args.video}: must name a file that ends in .mp4, in a folder that is there")
 
 
+def stop_with(parent):
+    """Ends this process like SIGTERM once `parent` has ended, even if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main():
     args = parse()
     # SIGTERM ends like Ctrl-C, through the clean-up in write() and simulate()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     check(args)
+    if args.with_parent:
+        threading.Thread(target=stop_with, args=(os.getppid(),), daemon=True).start()
     sys.path.insert(0, str(REPOSITORY))
     out = args.out or REPOSITORY / "data" / "datasets" / f"{args.task}.npz"
     if out.suffix != ".npz" or out.is_dir():

@@ -124,6 +124,31 @@ def filters(results, rows, setting, current):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
+def pairs(results):
+    """PointMaze: success on the pairs of start and goal that the data shows and on the others, mean over seeds of the
+    last evaluation and, for the first, of the best one of each run."""
+    def last(cell, kind):
+        return f"{cell.of(kind + '_success').mean():.2f}"
+
+    def best(cell):
+        found = []
+        for row in cell.rows:
+            share = np.mean(np.add(row["episodes"]["start"], row["episodes"]["goal"]) == 2)  # of demonstrated pairs
+            found.append(max((point[2] - (1 - share) * point[3]) / share for point in row["curve"]))
+        return f"{np.mean(found):.2f}"
+
+    lines = ["| | seeds × updates | demonstrated | the same, best evaluation | other | with swapping: seeds × updates | "
+             "demonstrated | the same, best evaluation | other |", "|---" * 9 + "|"]
+    for method in results.methods("PointMaze") if "PointMaze" in results.tasks() else []:
+        shown = [NAMES[method]]
+        for swap in (False, True):
+            cell = results.cell(method, "PointMaze", swap)
+            shown += [cell.size + ", stale" * cell.stale, last(cell, "seen"), best(cell), last(cell, "unseen")] \
+                if cell else [""] * 4
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def short(results):
     """For the README: mean return without → with swapping, of everything that was measured."""
     tasks, lines = results.tasks(), []

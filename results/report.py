@@ -3,12 +3,12 @@
     python results/report.py add runs/cpu/.../PointMaze/dqapg-swap/1 ...    adds finished runs
     python results/report.py                 rebuilds README.md, docs/results.md and results/plots/
     python results/report.py check           exit status 1 if one of them is out of date
-    python results/report.py revalidate      clears stale cells if only comments changed, or if a run of one seed up to
-                                             its first evaluation gives the same episodes, bit for bit
+    python results/report.py revalidate      clears stale cells if only comments changed, or if the old and the new file,
+                                             with the cell's flags, are the same bit for bit after 200 updates
 
 A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
-changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared. On another kind of
-processor numbers differ. Statistics: compare.py; claims: claims.py; the paper's tables: pages.py; figures: figures.py.
+changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared: all networks,
+optimizers and random states, every metric, and an evaluation. Statistics: compare.py; claims: claims.py; the paper's tables: pages.py; figures: figures.py.
 """
 
 import ast
@@ -37,11 +37,13 @@ except ImportError:  # Windows has no such locks
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = REPOSITORY / "results" / "runs.jsonl"
+DATASETS = REPOSITORY / "data" / "datasets"
 README, PAGE, PLOTS = REPOSITORY / "README.md", REPOSITORY / "docs" / "results.md", REPOSITORY / "results" / "plots"
 PATHS = 18  # PointMaze episodes, two of each pair, whose paths a row of seed 1 holds
+SHORT = {"updates": 200, "log-every": 50, "eval-every": 100, "eval-episodes": 2}  # with what revalidate() compares files
 # what may differ between runs that are summarised in one line of a table
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
-                 "threads", "compile", "dataset"}
+                 "threads", "compile", "dataset", "strict"}
 
 
 def fail(message):
@@ -247,32 +249,60 @@ def same_code(row):
     return bool(content) and code_of(content) == code_of(now)
 
 
-def same_start(row):
-    """Runs the method's present file with a row's flags up to the first evaluation.
+def run_again(folder, row, content):
+    """Makes a short run with a row's flags and a method's file of this content, in an empty folder.
 
-    If that gives the same episodes: all flags of the run, those that the row does not know with their defaults.
-    If not: None.
+    Returns all settings of the run, and what it came to: metrics, evaluation, checkpoint. ValueError if it fails.
     """
-    with tempfile.TemporaryDirectory() as out:
-        flags = row["flags"] | {"out": out, "updates": row["curve"][0][0], "threads": row["threads"], "resume": False,
-                                "overwrite": False, "track": False}
-        words = [word for k, v in flags.items() for word in (
-            [f"--{k}"] if v is True else [f"--no-{k}"] if v is False else [f"--{k}", *map(str, v)]
-            if isinstance(v, list) else [f"--{k}={v}"])]
-        done = subprocess.run([sys.executable, REPOSITORY / "algos" / f"{row['method']}.py", *words],
-                              capture_output=True, text=True)
-        if done.returncode:
-            print(done.stderr.splitlines()[-1])
+    (folder / "algos").mkdir(parents=True)
+    (folder / "algos" / f"{row['method']}.py").write_bytes(content)
+    (folder / "envs").symlink_to(REPOSITORY / "envs")
+    flags = row["flags"] | SHORT | {"threads": row["threads"], "resume": False, "overwrite": False, "track": False,
+                                    "dataset": DATASETS / f"{row['flags']['task']}.npz"}
+    words = [word for k, v in flags.items() for word in (
+        [f"--{k}"] if v is True else [f"--no-{k}"] if v is False else [f"--{k}", *map(str, v)]
+        if isinstance(v, (list, tuple)) else [f"--{k}={v}"])]
+    done = subprocess.run([sys.executable, f"algos/{row['method']}.py", *words], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
+    import torch
+    run = next((folder / "runs").glob("*/*/*"))
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = {name: value for name, value in state.items() if name != "flags"}
+    return json.loads((run / "settings.json").read_text()), [
+        *((run / name).read_text() for name in ("metrics.jsonl", "evaluations.jsonl")), plain(state)]
+
+
+def plain(value):
+    """The same with the bytes of each tensor in its place, so that == compares bit for bit."""
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return (str(value.dtype), value.numpy().tobytes()) if hasattr(value, "numpy") else value
+
+
+def same_run(row):
+    """Do the row's file, taken from git, and the method's present file make the same short run with the row's flags?
+
+    If so: the settings of the new run, those that the row does not know with their defaults. If not: None.
+    """
+    old = committed(row["method"], row["file_sha256"])[1]
+    new = (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if not old:
+                raise ValueError("the file of the run was never committed")
+            (_, before), (flags, after) = (run_again(Path(folder) / name, row, content)
+                                           for name, content in (("old", old), ("new", new)))
+        except ValueError as error:
+            print(f"{row['method']}, {describe(row)}: {error}", file=sys.stderr)
             return None
-        folder = next(Path(out).glob("*/*/*"))
-        episodes = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[0])["episodes"]
-        if [episode["return"] for episode in episodes] != row["first_returns"]:
-            return None
-        return json.loads((folder / "settings.json").read_text())
+    return flags if before == after else None
 
 
 def revalidate():
-    """Clears stale cells whose method differs in comments only, or gives the same first evaluation when repeated."""
+    """Clears stale cells whose method differs in comments only, or whose short run is the same with the new file."""
     cells, changed = {}, {}
     for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
@@ -281,13 +311,13 @@ def revalidate():
     def look(group):
         if same_code(group[0]):
             return group[0]["flags"], 0
-        return same_start(group[0]), group[0]["curve"][0][0]
+        return same_run(group[0]), SHORT["updates"]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for group, (flags, updates) in zip(cells.values(), pool.map(look, cells.values())):
             first = group[0]
-            print(f"{first['method']}, {describe(first)}: {'same' if flags else 'differs'}, "
-                  f"{f'at update {updates}' if updates else 'as only comments changed'}", flush=True)
+            print(f"{first['method']}, {first['flags']['task']}, {describe(first)}: {'same' if flags else 'differs'}, "
+                  f"{f'after {updates} updates' if updates else 'as only comments changed'}", flush=True)
             for row in group if flags and now[first["method"]] == file_hash(first["method"]) else []:
                 known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
                 row["flags"] |= {name: value for name, value in flags.items() if name not in known}
@@ -373,7 +403,7 @@ def parts(rows):
     tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]
     return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
-            "filters": pages.filters(results, rows, setting, current),
+            "pairs": pages.pairs(results), "filters": pages.filters(results, rows, setting, current),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned

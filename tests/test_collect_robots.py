@@ -15,7 +15,7 @@ import gymnasium as gym
 import imageio
 import numpy as np
 import pytest
-from conftest import run_main
+from conftest import Run, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "data"))
@@ -215,6 +215,20 @@ def test_training_reads_it(reach, tmp_path):
     assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
 
 
+def test_training_warns_of_another_mujoco_version(copy, tmp_path):
+    rewrite(copy, lambda manifest, arrays: manifest["versions"].update(mujoco="3.8.0"))
+    command = (ROOT / "algos" / "td3bc.py", "--task", "FetchReach", "--dataset", copy, "--updates", 2, "--hidden", 8,
+               "--eval-episodes", 1, "--out", tmp_path / "runs")
+    here = collect.version("mujoco")
+    strict = Run(tmp_path, *command, "--strict").wait()
+    line, = strict.error_lines
+    assert strict.status == 2 and all(part in line for part in ("error", "--strict", "3.8.0", here))
+    assert not (tmp_path / "runs").exists()
+    done = Run(tmp_path, *command).wait()
+    line, = done.error_lines
+    assert done.status == 0 and all(part in line for part in ("td3bc.py: warning", str(copy), "3.8.0", here))
+
+
 # --- experts
 @pytest.fixture
 def experts(tmp_path, monkeypatch):
@@ -336,6 +350,32 @@ def test_killed(tmp_path, victim):
         time.sleep(0.1)
     assert not any(map(alive, workers))
     assert [path.name for path in tmp_path.iterdir()] == [".d.npz.lock"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_training_script_that_ends_while_it_collects_takes_its_collector_along(tmp_path, number):
+    for name in ("algos/td3bc.py", "data/collect.py", "data/mrn.py", "data/experts/FetchReach.pt", "data/experts/FetchReach.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    script = subprocess.Popen([sys.executable, "algos/td3bc.py", "--task", "FetchReach"], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    seen = ""
+    while "0%|" not in seen:
+        seen += (character := script.stderr.read(1))
+        assert character, seen
+    collector, = children(script.pid)
+    started = [collector, *children(collector)]
+    assert len(started) > 2
+    script.send_signal(number)
+    error = script.communicate(timeout=60)[1]  # ends when the collector, which has the same stderr, has ended too
+    assert script.returncode == (130 if number == signal.SIGINT else -number) and "Traceback" not in error, error
+    deadline = time.monotonic() + 60
+    while any(map(alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, started))
+    assert [path.name for path in (tmp_path / "data" / "datasets").iterdir()] == [".FetchReach.npz.lock"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_no_opengl_is_one_line(tmp_path, monkeypatch, capsys):

@@ -52,6 +52,16 @@ def results(*rows, stale=()):
     return compare.Results(rows, report.setting, {name: "then" if name in stale else "now" for name in compare.NAMES})
 
 
+def test_success_on_demonstrated_pairs_is_worked_out_from_the_curve():
+    seen = [s + g == 2 for s, g in zip(MAZE["start"], MAZE["goal"])]
+    runs = [row(seed=1, success=seen), row(seed=2, success=[not hit for hit in seen]), row(swap=True)]
+    runs[0]["curve"] = [[3500, 1.0, 4 / 9, 1 / 6], [7000, 1.0, 3 / 9, 0.0]]  # 4 of 9: all 3 demonstrated pairs, 1 of 6
+    runs[1]["curve"] = [[3500, 1.0, 5 / 9, 4 / 6], [7000, 1.0, 6 / 9, 1.0]]  # 1 of 3, then none
+    line = pages.pairs(results(*runs)).splitlines()[2]
+    assert line == "| TD3+BC | 2 × 7k | 0.50 | 0.67 | 0.50 | 1 × 7k | 1.00 | 1.00 | 1.00 |"
+    assert pages.pairs(results(row(task="FetchPush"))) == "Not measured yet."
+
+
 # --- what is published
 def test_published_tables_and_figures_are_up_to_date():
     command = [sys.executable, REPOSITORY / "results" / "report.py", "check"]
@@ -529,25 +539,47 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
     monkeypatch.setattr(report, "file_hash", lambda method: "now")
     report.save_rows(old)
 
-    def same_start(first):
+    def same_run(first):
         with report.locked():  # another process adds rows while the runs are repeated
             rows = report.read_rows()
             if len(rows) == len(old):
                 report.save_rows([*rows, row(method="awac")])
         return None if first["flags"]["swap"] else first["flags"] | {"new-flag": 3, "seed": 7, "out": "x"}
 
-    monkeypatch.setattr(report, "same_start", same_start)
+    monkeypatch.setattr(report, "same_run", same_run)
     monkeypatch.setattr(report, "same_code", lambda first: False)
     report.revalidate()
     rows = report.read_rows()
     assert [(r["method"], r["flags"]["seed"], r["file_sha256"]) for r in rows] == [
         ("td3bc", 1, "now"), ("td3bc", 2, "now"), ("td3bc", 1, "then"), ("iql", 1, "now"), ("awac", 1, "now")]
     assert [r["flags"].get("new-flag") for r in rows] == [3, 3, None, None, None]
-    assert "out" not in rows[0]["flags"] and rows[0]["revalidated"] == [{"from": "then", "updates": 3500}]
+    assert "out" not in rows[0]["flags"] and rows[0]["revalidated"] == [{"from": "then", "updates": 200}]
     assert [r["scores"] for r in rows[:4]] == [r["scores"] for r in old]
     monkeypatch.setattr(report, "same_code", lambda first: first["flags"]["swap"])
     report.revalidate()
     assert report.read_rows()[2]["revalidated"] == [{"from": "then", "updates": 0}]
+
+
+def test_two_files_are_compared_by_a_short_run_of_both(dataset, monkeypatch, capsys):
+    path = REPOSITORY / "algos" / "iql.py"
+    content = path.read_text()
+    old = content.replace("threads: int = 0", "processors: int = 1\n    threads: int = 0").replace("minimise", "minimize")
+    other = content.replace("self.rng.permutation(goal)", "self.rng.permutation(goal)[::-1]")
+    assert old != content != other
+    monkeypatch.setattr(report, "DATASETS", dataset.parent)
+    monkeypatch.setattr(report, "SHORT", {"updates": 4, "log-every": 2, "eval-every": 2, "eval-episodes": 1})
+    monkeypatch.setattr(report, "committed", lambda method, sha: ("commit", {"old": old, "other": other, "": ""}[sha].encode()))
+
+    def same(sha, **flags):
+        return report.same_run({"method": "iql", "file_sha256": sha, "threads": 1, "flags": {
+            "task": "PointMaze", "hidden": [8, 8], "batch-size": 8, "seed": 3, "swap": True, "swap-source": "batch",
+            "swap-batch": "equal", "precision": "fp32", **flags}})
+
+    flags = same("old")
+    assert "processors" not in flags and flags["seed"] == 3 and flags["stop-at-goal"] is True
+    assert same("other") is None and not capsys.readouterr().err
+    assert same("old", lr=7) is None and "--lr 7" in capsys.readouterr().err
+    assert same("") is None and "never committed" in capsys.readouterr().err
 
 
 def test_code_is_what_is_executed():
