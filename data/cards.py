@@ -20,8 +20,7 @@ from pathlib import Path
 import collect
 import gymnasium as gym
 import numpy as np
-import tyro
-from collect import EXPERTS, REPOSITORY, ROBOT_TASKS, write
+from collect import EXPERTS, REPOSITORY, ROBOT_TASKS, parse, write
 
 README = REPOSITORY / "data" / "README.md"
 GATES = {"FetchReach": 0.99, "FetchPush": 0.95, "FetchPick": 0.90, "FetchSlide": 0.55, "HandBlockZ": 0.95,
@@ -236,7 +235,7 @@ def rebuild(check):
 
 
 def main():
-    args = tyro.cli(Args, description=__doc__)
+    args = parse(Args, __doc__, fail)
     for flag, task, known in (("expert", args.expert, ROBOT_TASKS), ("dataset", args.dataset, ("PointMaze", *ROBOT_TASKS))):
         if task is not None and task not in known:
             fail(f"--{flag} {task}: unknown; choose from {', '.join(known)}")

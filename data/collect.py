@@ -679,12 +679,12 @@ def with_manifest(path, content, manifest):
     return {path: content, path.with_suffix(".json"): (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
-def parse():
-    """tyro.cli, with the frame of lines around its error message made into one line."""
+def parse(kind, description, fail, argv=None):
+    """tyro.cli, with the frame of lines around its error message made into one line for fail()."""
     framed = io.StringIO()
     try:
         with contextlib.redirect_stderr(framed):
-            return tyro.cli(Args, description=__doc__)
+            return tyro.cli(kind, args=argv, description=description)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -723,7 +723,7 @@ def stop_with(parent):
 
 
 def main():
-    args = parse()
+    args = parse(Args, __doc__, fail)
     # SIGTERM ends like Ctrl-C, through the clean-up in write() and simulate()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     check(args)

@@ -40,8 +40,7 @@ from unittest import mock
 
 import gymnasium as gym
 import numpy as np
-import tyro
-from collect import REPOSITORY, check_manifest, describe, other_mujoco, sha256, with_manifest, write
+from collect import REPOSITORY, check_manifest, describe, other_mujoco, parse, sha256, with_manifest, write
 from tqdm import tqdm
 
 HAND = "HandManipulateBlockRotate"
@@ -448,7 +447,7 @@ def convert(args):
 
 
 def main(argv=None):
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, __doc__, fail, argv)
     # SIGTERM ends like Ctrl-C, through the clean-up of temporary files
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

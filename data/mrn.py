@@ -17,8 +17,10 @@ A run lives in runs/experts/<task>/:
     args.json                   settings and versions
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import multiprocessing
@@ -33,14 +35,16 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import gymnasium as gym
-import gymnasium_robotics
 import mujoco
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from gymnasium_robotics.utils import rotations
+
+with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
+    import gymnasium_robotics
+    from gymnasium_robotics.utils import rotations
 
 gym.register_envs(gymnasium_robotics)
 
@@ -741,9 +745,22 @@ def main(args):
     train(args)
 
 
+def parse():
+    """tyro.cli, with the frame of lines around its error message made into one line. Raises UserError."""
+    framed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(framed):
+            return tyro.cli(Args, description=__doc__.splitlines()[0])
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("╭╮╰╯│─ ") for line in framed.getvalue().splitlines()][1:]
+        raise UserError(" ".join(lines[:lines.index("")] if "" in lines else lines) + "; see --help") from None
+
+
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__.splitlines()[0]))
+        main(parse())
     except (UserError, OSError) as error:
         print(f"mrn.py: error: {error}", file=sys.stderr)
         sys.exit(2)

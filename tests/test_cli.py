@@ -494,3 +494,12 @@ def test_evaluation_ends_with_an_episode_that_terminates(tmp_path, monkeypatch):
         assert row["final_distance"] == pytest.approx(3.6 - goal, abs=1e-5)
         returns.add(row["return"])
     assert returns == {0, 1}
+
+
+@pytest.mark.parametrize("name, flags, named", [
+    ("collect", ["--no-such-flag", "3"], "--no-such-flag"), ("cards", ["--episodes", "x"], "--episodes"),
+    ("convert", ["--source", "a.npz"], "--out"), ("mrn", ["--steps", "x"], "--steps")])
+def test_a_bad_flag_of_a_script_in_data_is_one_line(tmp_path, name, flags, named):
+    run = Run(tmp_path, ROOT / "data" / f"{name}.py", *flags).wait()
+    line, = run.error_lines
+    assert run.status == 2 and line.startswith(f"{name}.py: error: ") and named in line, line
