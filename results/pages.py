@@ -124,6 +124,32 @@ def filters(results, rows, setting, current):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
+def alphas(results, rows, setting):
+    """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables above
+    in alpha alone."""
+    def rest(row):
+        return setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != "alpha"}})
+
+    lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return |",
+             "|---" * 7 + "|"]
+    for task in results.tasks():
+        for swap in (False, True):
+            if not (cell := results.cell("dqapg", task, swap)):
+                continue
+            groups, first = {}, cell.rows[0]
+            for row in rows:
+                if (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
+                        rest(first), first["file_sha256"], first["dataset_sha256"]):
+                    groups.setdefault(row["flags"]["alpha"], {}).setdefault(row["flags"]["seed"], row)
+            printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]
+            for alpha, found in sorted(groups.items()) if len(groups) > 1 else ():
+                its = Cell(list(found.values()), cell.stale)
+                best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
+                lines.append(f"| {task} | {'yes' if swap else 'no'} | {alpha:g} | {its.size}{', stale' * its.stale} | "
+                             f"{its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def pairs(results):
     """PointMaze: success on the pairs of start and goal that the data shows and on the others, mean over seeds of the
     last evaluation and, for the first, of the best one of each run."""

@@ -403,7 +403,8 @@ def parts(rows):
     tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]
     return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
-            "pairs": pages.pairs(results), "filters": pages.filters(results, rows, setting, current),
+            "pairs": pages.pairs(results), "alphas": pages.alphas(results, rows, setting),
+            "filters": pages.filters(results, rows, setting, current),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned
