@@ -125,8 +125,8 @@ def filters(results, rows, setting, current):
 
 
 def alphas(results, rows, setting):
-    """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables above
-    in alpha alone."""
+    """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables
+    above in alpha alone."""
     def rest(row):
         return setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != "alpha"}})
 
@@ -138,7 +138,7 @@ def alphas(results, rows, setting):
                 continue
             groups, first = {}, cell.rows[0]
             for row in rows:
-                if (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
+                if "alpha" in row["flags"] and (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
                         rest(first), first["file_sha256"], first["dataset_sha256"]):
                     groups.setdefault(row["flags"]["alpha"], {}).setdefault(row["flags"]["seed"], row)
             printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]

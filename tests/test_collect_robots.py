@@ -355,11 +355,14 @@ def test_killed(tmp_path, victim):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_training_script_that_ends_while_it_collects_takes_its_collector_along(tmp_path, number):
-    for name in ("algos/td3bc.py", "data/collect.py", "data/mrn.py", "data/experts/FetchReach.pt", "data/experts/FetchReach.json"):
+    for name in ("algos/td3bc.py", "data/collect.py", "data/mrn.py", "data/experts/FetchReach.pt",
+                 "data/experts/FetchReach.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     script = subprocess.Popen([sys.executable, "algos/td3bc.py", "--task", "FetchReach"], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+                              stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                              # a shell lets processes in the background ignore it
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     seen = ""
     while "0%|" not in seen:
         seen += (character := script.stderr.read(1))
