@@ -33,6 +33,7 @@ class Args:
     precisions: tuple[str, ...] = ("fp32", "bf16")
     swap: bool = True
     updates: int = 60  # updates in each of the seven repetitions
+    profile: bool = False  # only print where the time of so many updates goes, by PyTorch's profiler
 
 
 class Products(TorchDispatchMode):
@@ -86,6 +87,12 @@ def measure(method, sizes, precision, args):
 
     for n in range(1, 21):
         update(n)
+    if args.profile:
+        with torch.profiler.profile() as profile:
+            for n in range(21, 21 + args.updates):
+                update(n)
+        print(f"{method}, {precision}\n{profile.key_averages().table('self_cpu_time_total', row_limit=10)}")
+        return None
     with Products() as products:
         for n in range(21, 31):  # ten, so that delayed parts are there in their proportion
             update(n)
@@ -114,11 +121,14 @@ def main():
     args = tyro.cli(Args, description=__doc__)
     torch.set_num_threads(args.threads)
     print(f"{args.threads} thread(s), torch {torch.__version__}, batch 512, 3 x 256, swap {args.swap}")
-    print("method      size       precision  updates/s  products alone/s  share  GFLOP/s of the products")
+    if not args.profile:
+        print("method      size       precision  updates/s  products alone/s  share  GFLOP/s of the products")
     for method in args.methods or sorted(path.stem for path in ALGOS.glob("*.py")):
         for size, sizes in SIZES.items():
             for precision in args.precisions:
-                rate, limit, gflops = measure(method, sizes, precision, args)
+                if not (measured := measure(method, sizes, precision, args)):
+                    continue
+                rate, limit, gflops = measured
                 print(f"{method:11} {size:10} {precision:9} {rate:10.1f} {limit:17.1f} {rate / limit:6.0%} "
                       f"{gflops:12.0f}", flush=True)
 
