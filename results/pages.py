@@ -93,60 +93,82 @@ def effects(results):
     return "\n".join(lines)
 
 
-def filters(results, rows, setting, current):
-    """Which swapped goals the actor learns from (--swap-filter): mean returns over seeds, on PointMaze with the success
-    on pairs that the data does not show, and the difference to the better of no swapping and no filter."""
-    lines = ["| task | method | updates | no swapping | no filter | values only | reachable | "
-             "reachable against the better of the first two | 95 % interval |", "|---" * 9 + "|"]
-    for task in results.tasks():
-        for method in NAMES:
-            found = [results.cell(method, task, swap) for swap in (False, True)]
-            for which in ("values", "reachable"):
-                groups = {}
-                for row in rows:
-                    if (row.get("protocol"), row["method"], row["flags"]["task"]) == (
-                            f"{results.protocol[task]}-swap-filter-{which}", method, task):
-                        groups.setdefault((setting(row), row["file_sha256"], row["dataset_sha256"]), []).append(row)
-                cells = [Cell(group, group[0]["file_sha256"] != current[method]) for group in groups.values()]
-                found.append(max(cells, key=lambda cell: (not cell.stale, len(cell.seeds)), default=None))
-            if not any(found[2:]):
-                continue
-            shown = [f"{cell.returns.mean():.1f}" + (f" ({cell.of('unseen_success').mean():.2f})" if task == "PointMaze"
-                     else "") + f", {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
-                     if cell else "" for cell in found]
-            against = ["", ""]
-            if all(found[:2]) and found[3] and len({cell.updates for cell in (*found[:2], found[3])}) == 1:
-                c = compare(found[3].returns, max(found[:2], key=lambda cell: cell.returns.mean()).returns)
-                against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}" if np.isfinite(c.low) else ""] \
-                    if c else against
-            updates = next(cell for cell in found[2:] if cell).updates
-            lines.append(f"| {task} | {NAMES[method]} | {short_number(updates)} | {' | '.join(shown + against)} |")
+def noiseless(results, earlier):
+    """The cells on the Fetch data of an expert that did not explore, beside those on the data of now."""
+    def shown(cell):
+        return f"{cell.returns.mean():.1f}, {cell.size}" + ", stale" * cell.stale if cell else ""
+
+    lines = ["| task | method | swapping | expert without exploration | with | the paper |", "|---" * 6 + "|"]
+    for task in earlier.tasks():
+        for method in earlier.methods(task):
+            for swap in (False, True):
+                if cell := earlier.cell(method, task, swap):
+                    printed = dict.fromkeys(f"{pair[0]:.1f}" for n in (2, 3, 4) if (pair := PAPER[f"table{n}"].get(
+                        method, {}).get(task, {}).get("swap" if swap else "no_swap")))
+                    lines.append(f"| {task} | {NAMES[method]} | {'yes' if swap else 'no'} | {shown(cell)} | "
+                                 f"{shown(results.cell(method, task, swap))} | "
+                                 f"{' or '.join(printed)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
-def alphas(results, rows, setting):
+def filters(both, rows, setting, current):
+    """Which swapped goals the actor learns from (--swap-filter): mean returns over seeds, on PointMaze with the success
+    on pairs that the data does not show, and the difference to the better of no swapping and no filter.
+
+    both: {what follows the name of a task: Results}.
+    """
+    lines = ["| task | method | updates | no swapping | no filter | values only | reachable | "
+             "reachable against the better of the first two | 95 % interval |", "|---" * 9 + "|"]
+    for more, results, task, method in ((more, its, task, m) for more, its in both.items() for task in its.tasks()
+                                        for m in NAMES):
+        found = [results.cell(method, task, swap) for swap in (False, True)]
+        data = {cell.rows[0]["dataset_sha256"] for cell in found if cell}
+        for which in ("values", "reachable"):
+            groups = {}
+            for row in rows:
+                if row["dataset_sha256"] in data and (row.get("protocol"), row["method"], row["flags"]["task"]) == (
+                        f"{results.protocol[task]}-swap-filter-{which}", method, task):
+                    groups.setdefault((setting(row), row["file_sha256"], row["dataset_sha256"]), []).append(row)
+            cells = [Cell(group, group[0]["file_sha256"] != current[method]) for group in groups.values()]
+            found.append(max(cells, key=lambda cell: (not cell.stale, len(cell.seeds)), default=None))
+        if not any(found[2:]):
+            continue
+        shown = [f"{cell.returns.mean():.1f}" + (f" ({cell.of('unseen_success').mean():.2f})" if task == "PointMaze"
+                 else "") + f", {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
+                 if cell else "" for cell in found]
+        against = ["", ""]
+        if all(found[:2]) and found[3] and len({cell.updates for cell in (*found[:2], found[3])}) == 1:
+            c = compare(found[3].returns, max(found[:2], key=lambda cell: cell.returns.mean()).returns)
+            against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}" if np.isfinite(c.low) else ""] \
+                if c else against
+        updates = next(cell for cell in found[2:] if cell).updates
+        lines.append(f"| {task}{more} | {NAMES[method]} | {short_number(updates)} | {' | '.join(shown + against)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
+def alphas(both, rows, setting):
     """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables
-    above in alpha alone."""
+    above in alpha alone. both: {what follows the name of a task: Results}."""
     def rest(row):
         return setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != "alpha"}})
 
     lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return |",
              "|---" * 7 + "|"]
-    for task in results.tasks():
-        for swap in (False, True):
-            if not (cell := results.cell("dqapg", task, swap)):
-                continue
-            groups, first = {}, cell.rows[0]
-            for row in rows:
-                if "alpha" in row["flags"] and (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
-                        rest(first), first["file_sha256"], first["dataset_sha256"]):
-                    groups.setdefault(row["flags"]["alpha"], {}).setdefault(row["flags"]["seed"], row)
-            printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]
-            for alpha, found in sorted(groups.items()) if len(groups) > 1 else ():
-                its = Cell(list(found.values()), cell.stale)
-                best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
-                lines.append(f"| {task} | {'yes' if swap else 'no'} | {alpha:g} | {its.size}{', stale' * its.stale} | "
-                             f"{its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
+    for more, results, task, swap in ((more, its, task, s) for more, its in both.items() for task in its.tasks()
+                                      for s in (False, True)):
+        if not (cell := results.cell("dqapg", task, swap)):
+            continue
+        groups, first = {}, cell.rows[0]
+        for row in rows:
+            if "alpha" in row["flags"] and (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
+                    rest(first), first["file_sha256"], first["dataset_sha256"]):
+                groups.setdefault(row["flags"]["alpha"], {}).setdefault(row["flags"]["seed"], row)
+        printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]
+        for alpha, found in sorted(groups.items()) if len(groups) > 1 else ():
+            its = Cell(list(found.values()), cell.stale)
+            best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
+            lines.append(f"| {task}{more} | {'yes' if swap else 'no'} | {alpha:g} | {its.size}{', stale' * its.stale} | "
+                         f"{its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

@@ -45,6 +45,13 @@ SHORT = {"updates": 200, "log-every": 50, "eval-every": 100, "eval-episodes": 2}
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
                  "threads", "compile", "dataset", "strict"}
 
+# Fetch data before 2026-11-25, whose expert did not explore: `data/collect.py --task <task> --expert-noise 0
+# --expert-random-eps 0`. Runs on them are listed, and compared with those on the data of now, but count nowhere else
+NOISELESS = {"a09a2daaaf569ca19227ba77206ee766daae20cf30d7d401bce9311894383b50",  # FetchReach
+             "5c9309dd3155a952c327ee1072bd932990352ac5f2153ebe963e3f3accefa8fa",  # FetchPush
+             "9d8bddef87d290594ded922c3a965870186d310bb5b9cf86ff1658005a2efdc1",  # FetchPick
+             "e1f664175a91059bf173d40dcce3c8e997d3a901dbffc840760b33be01f820c5"}  # FetchSlide
+
 
 def fail(message):
     """One line to stderr, exit status 2."""
@@ -341,7 +348,8 @@ def save_rows(rows):
 def describe(row):
     """What distinguishes a cell beyond method and swap."""
     flags = row["flags"]
-    parts = [flags["variant"]] if "variant" in flags else []
+    parts = ["noiseless expert"] if row.get("dataset_sha256") in NOISELESS else []
+    parts += [flags["variant"]] if "variant" in flags else []
     parts += [f"alpha {flags['alpha']:g}"] if "alpha" in flags else []
     parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile", "samples")
               if name in flags]
@@ -398,13 +406,16 @@ def parts(rows):
     import figures
     import pages
     current = {method: file_hash(method) for method in {row["method"] for row in rows}}
-    results = compare.Results(rows, setting, current)
+    earlier, now = ([row for row in rows if (row["dataset_sha256"] in NOISELESS) == noiseless] for noiseless in (True, False))
+    results, earlier = compare.Results(now, setting, current), compare.Results(earlier, setting, current)
+    both = {"": results, ", noiseless expert": earlier}
     planned = figures.plan(results)
     tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]
     return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
-            "pairs": pages.pairs(results), "alphas": pages.alphas(results, rows, setting),
-            "filters": pages.filters(results, rows, setting, current),
+            "pairs": pages.pairs(results), "alphas": pages.alphas(both, rows, setting),
+            "filters": pages.filters(both, rows, setting, current),
+            "noiseless": pages.noiseless(results, earlier),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned

@@ -93,7 +93,7 @@ def test_replay_in_the_plain_environment(task):
     """
     obs_dim, goal_dim, act_dim, horizon = DIMS[task]
     robot = collect.Robot(task, collect.load_expert(task)[0])
-    d = collect.stack([robot.episode(*job) for job in (("random", 4, 7), ("expert", 0, 7), ("expert", 1, 7, 0.3))])
+    d = collect.stack([robot.episode(*job) for job in (("random", 4, 7), ("expert", 0, 7), ("expert", 1, 7, 0.2, 0.3))])
     assert {name: (a.dtype.str, a.shape[1:]) for name, a in d.items()} == {
         "observations": ("<f4", (horizon + 1, obs_dim)), "achieved_goals": ("<f4", (horizon + 1, goal_dim)),
         "desired_goals": ("<f4", (goal_dim,)), "actions": ("<f4", (horizon, act_dim)),
@@ -110,6 +110,31 @@ def test_replay_in_the_plain_environment(task):
             if t < horizon:
                 state, _, _, truncated, info = env.step(actions[t])
                 assert info["is_success"] == d["success"][i, t] and truncated == (t == horizon - 1)
+
+
+def test_exploration_of_the_expert():
+    """The action that FetchReach ignores shows it: a mixture of Gaussian noise and of uniformly random actions."""
+    robot = collect.Robot("FetchReach", collect.load_expert("FetchReach")[0])
+
+    def actions(*exploration):
+        return np.stack([robot.episode("expert", k, 0, *exploration)["actions"] for k in range(20)])  # (20, 50, 4)
+
+    plain, explored = actions(), np.abs(actions(0.2, 0.3)[..., 3])
+    assert np.abs(plain[..., 3]).max() < 0.1
+    assert (explored > 0.7).mean() == pytest.approx(0.3 * 0.3, abs=0.03)
+    assert ((explored > 0.1) & (explored < 0.3)).mean() == pytest.approx(0.3 * 0.2 + 0.7 * 0.483, abs=0.06)
+    random = actions(0.0, 1.0)
+    assert [random.mean(), random.std()] == pytest.approx([0, 1 / np.sqrt(3)], abs=0.03)
+    first = actions(0.0, 0.3)[:, 0]  # in the same state the expert does the same, unless chance steps in
+    assert 0.4 <= (first == plain[:, 0]).all(-1).mean() <= 0.95
+
+
+@pytest.mark.parametrize("task, expected", [("FetchPush", (0.2, 0.3)), ("HandBlockZ", (0.0, 0.0)), ("FetchReach", (0.1, 0.3))])
+def test_who_explores(task, expected):
+    args = collect.Args(task=task, expert_noise=0.1 if task == "FetchReach" else None)
+    collect.check(args)
+    assert (args.expert_noise, args.expert_random_eps) == expected
+    assert {job[3:] for job in collect.robot_jobs(args)} == {expected}
 
 
 def test_the_expert_is_that_of_the_trainer():
@@ -151,9 +176,9 @@ def test_dataset(reach):
     assert json.loads(reach.with_suffix(".json").read_text()) == manifest
     assert (manifest["task"], manifest["env_id"], manifest["horizon"]) == ("FetchReach", "FetchReach-v4", 50)
     assert manifest["arguments"] == {"task": "FetchReach", "seed": 0, "expert_episodes": 3, "random_episodes": 3,
-                                     "expert_noise": 0.0}
+                                     "expert_noise": 0.2, "expert_random_eps": 0.3}
     assert manifest["expert"]["sha256"] == json.loads((collect.EXPERTS / "FetchReach.json").read_text())["sha256"]
-    assert manifest["expert"]["return"] > 40 > 10 > manifest["random"]["return"]
+    assert manifest["expert"]["return"] > 30 > 10 > manifest["random"]["return"]
     assert manifest["redrawn"] == {"expert": 0, "random": 0} and str(ROOT) not in json.dumps(manifest)
     assert d["seeds"].tolist() == [collect.episode_seed("FetchReach", split, k, 0)
                                    for split in ("expert", "random") for k in range(3)]
@@ -174,6 +199,15 @@ def test_an_existing_file_is_kept(copy, capsys):
     rewrite(copy, lambda manifest, arrays: manifest["expert"].update(sha256="0" * 64))
     assert run("--task", "FetchReach", "--out", copy, *SIZE) == 2
     one_line(capsys, "another expert", "--force")
+
+
+def test_a_file_that_is_older_than_the_flag(tmp_path, capsys):
+    command = ("--task", "FetchReach", "--out", tmp_path / "d.npz", "--expert-noise", 0, *SIZE)
+    assert run(*command, "--expert-random-eps", 0) == 0
+    rewrite(tmp_path / "d.npz", lambda manifest, arrays: manifest["arguments"].pop("expert_random_eps"))
+    assert run(*command, "--expert-random-eps", 0) == 0 and run(*command, "--verify") == 0
+    assert run(*command) == 2
+    one_line(capsys, "--expert-random-eps 0.3", "made with 0.0", "--force")
 
 
 def test_another_mujoco_version(copy, capsys):
@@ -306,7 +340,8 @@ def test_a_cards_scores():
 # --- bad input, and ends that come early
 @pytest.mark.parametrize("flags, named", [
     (["--expert-episodes", "-1"], "--expert-episodes -1"), (["--random-episodes", "x"], "--random-episodes"),
-    (["--expert-noise", "nan"], "--expert-noise nan"), (["--workers", "0"], "--workers 0"),
+    (["--expert-noise", "nan"], "--expert-noise nan"), (["--expert-random-eps", "1.1"], "--expert-random-eps 1.1"),
+    (["--workers", "0"], "--workers 0"),
     (["--expert-episodes", "0", "--random-episodes", "0"], "--expert-episodes 0"), (["--video", "a.avi"], "--video a.avi"),
     (["--video", "no/a.mp4"], "--video no/a.mp4"), (["--verify"], "--out"), (["--task", "FetchFetch"], "--task FetchFetch"),
     (["--task", "PointMaze", "--video", "a.mp4"], "--video"), (["--task", "PointMaze", "--speed"], "--speed")])
