@@ -49,7 +49,8 @@ TASKS = ("PointMaze", "FetchReach", "FetchPush", "HandBlockZ", "FetchPick", "Fet
 # 20,000 updates: its authors' batch of 256 and 4 samples of each kind for 10 make it nearly five times as fast. Its
 # weight of 5 can raise values by 2.5 a step where a step costs 1, and with its step size of 3e-4 its temperature is
 # slow to fall: on FetchPush it returned 4.0 after 5,000 updates, like a policy that never moves the block, with
-# Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7 (one seed; docs/cql.md).
+# Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7 (one seed; docs/cql.md). What is
+# said of FetchReach and FetchPush here was seen on data of an expert that did not explore (docs/results.md).
 # paper: fp32, the scripts' default.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "eval-episodes": 50, "precision": "fp32"})},  # Sec. 5
