@@ -139,9 +139,11 @@ class Cell:
                 *self.arguments, "--threads", "1", "--out", str(self.out), *how]
 
     def matches(self, row):
-        """Is it a row, or the result, of this run?"""
+        """Is it a row, or the result, of this run? Without the dataset, one of any data but those of before."""
+        data = self.dataset_hash()
         return (report.setting(row) == self.setting and row["flags"]["seed"] == self.seed
-                and row["file_sha256"] == self.sha and self.dataset_hash() in (None, row["dataset_sha256"]))
+                and row["file_sha256"] == self.sha and (row["dataset_sha256"] == data if data else
+                                                        row["dataset_sha256"] not in report.NOISELESS))
 
     def dataset_hash(self):
         """As the scripts compute it, from the manifest if there is one; None if the dataset is not there."""

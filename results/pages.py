@@ -167,8 +167,8 @@ def alphas(both, rows, setting):
         for alpha, found in sorted(groups.items()) if len(groups) > 1 else ():
             its = Cell(list(found.values()), cell.stale)
             best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
-            lines.append(f"| {task}{more} | {'yes' if swap else 'no'} | {alpha:g} | {its.size}{', stale' * its.stale} | "
-                         f"{its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
+            lines.append(f"| {task}{more} | {'yes' if swap else 'no'} | {alpha:g} | "
+                         f"{its.size}{', stale' * its.stale} | {its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

@@ -45,7 +45,7 @@ SHORT = {"updates": 200, "log-every": 50, "eval-every": 100, "eval-episodes": 2}
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
                  "threads", "compile", "dataset", "strict"}
 
-# Fetch data before 2026-11-25, whose expert did not explore: `data/collect.py --task <task> --expert-noise 0
+# Fetch data until 2026-11-25, whose expert did not explore: `data/collect.py --task <task> --expert-noise 0
 # --expert-random-eps 0`. Runs on them are listed, and compared with those on the data of now, but count nowhere else
 NOISELESS = {"a09a2daaaf569ca19227ba77206ee766daae20cf30d7d401bce9311894383b50",  # FetchReach
              "5c9309dd3155a952c327ee1072bd932990352ac5f2153ebe963e3f3accefa8fa",  # FetchPush
@@ -406,8 +406,8 @@ def parts(rows):
     import figures
     import pages
     current = {method: file_hash(method) for method in {row["method"] for row in rows}}
-    earlier, now = ([row for row in rows if (row["dataset_sha256"] in NOISELESS) == noiseless] for noiseless in (True, False))
-    results, earlier = compare.Results(now, setting, current), compare.Results(earlier, setting, current)
+    results, earlier = (compare.Results([row for row in rows if (row["dataset_sha256"] in NOISELESS) == noiseless],
+                                        setting, current) for noiseless in (False, True))
     both = {"": results, ", noiseless expert": earlier}
     planned = figures.plan(results)
     tasks = [task for task in compare.TASKS if any(row["flags"]["task"] == task for row in rows)]

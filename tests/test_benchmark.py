@@ -314,6 +314,19 @@ def test_rows_of_another_dataset_do_not_count(clone, dataset):
     assert clone.call(*words)[0] == 0 and len(clone.scores()) == 2 == len(clone.started())
 
 
+def test_rows_of_the_data_of_before_do_not_count_without_a_dataset_either(clone):
+    sys.path.insert(0, str(ROOT / "results"))
+    import report
+    words = "--seeds", "2", "--swap", "no", "--tasks", "PointMaze", "--dry-run", "--", *SMALL
+    assert clone.call(*(word for word in words if word != "--dry-run"))[0] == 0
+    (clone.folder / "data/datasets/PointMaze.npz").unlink()
+    assert clone.call(*words)[1].startswith("# has a row: ")
+    rows = clone.folder / "results" / "runs.jsonl"
+    row = json.loads(rows.read_text()) | {"dataset_sha256": sorted(report.NOISELESS)[0]}
+    rows.write_text(json.dumps(row) + "\n")
+    assert "# has a row" not in clone.call(*words)[1]
+
+
 def test_a_failing_run_is_tried_twice_and_the_others_go_on(clone):
     (clone.folder / "broken-3-always").touch()
     (clone.folder / "broken-2-once").touch()
