@@ -143,7 +143,7 @@ class Cell:
         data = self.dataset_hash()
         return (report.setting(row) == self.setting and row["flags"]["seed"] == self.seed
                 and row["file_sha256"] == self.sha and (row["dataset_sha256"] == data if data else
-                                                        row["dataset_sha256"] not in report.NOISELESS))
+                                                        row["dataset_sha256"] not in report.EARLIER))
 
     def dataset_hash(self):
         """As the scripts compute it, from the manifest if there is one; None if the dataset is not there."""

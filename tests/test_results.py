@@ -71,18 +71,22 @@ def test_weights_of_the_q_term_are_compared_where_nothing_else_differs():
     assert pages.alphas({"": results(*one)}, one, report.setting) == "Not measured yet."
 
 
-def test_runs_on_the_data_of_a_noiseless_expert_stand_apart():
+def test_runs_on_the_data_of_earlier_experts_stand_apart():
     def runs(values, protocol, **more):
         return [r | {"protocol": protocol} for r in seeds(values, task="FetchPush", sha=report.file_hash("td3bc"), **more)]
 
-    earlier = [r | {"dataset_sha256": next(iter(report.NOISELESS))} for r in (
+    noiseless, loose = (next(data for data, what in report.EARLIER.items() if what == f"{how} expert") for how in (
+        "noiseless", "loose"))
+    earlier = [r | {"dataset_sha256": noiseless} for r in (
         *runs([10.0, 20.0], "cpu"), *runs([1.0], "cpu", swap=True), *runs([15.0], "cpu-swap-filter-reachable", swap=True))]
     rows = [*runs([30.0], "cpu"), *runs([3.0], "cpu", swap=True), *earlier,
-            *runs([33.0], "cpu-swap-filter-reachable", swap=True)]
+            *runs([33.0], "cpu-swap-filter-reachable", swap=True),
+            *(r | {"dataset_sha256": loose} for r in runs([44.0, 45.0, 46.0], "cpu"))]
     made, _ = report.parts(rows)
     assert "| FetchPush | TD3+BC | no | 15.0, 2 × 7k | 30.0, 1 × 7k | 12.9 or 15.5 |" in made["noiseless"]
     assert "| TD3+BC | 30.0 → 3.0 |" in made["short"]
     assert made["noiseless"].count("\n") == 3 and made["runs"].count("noiseless expert") == 3
+    assert made["runs"].count("loose expert") == 1
     filters = made["filters"].splitlines()[2:]
     assert [line.split(" | ")[0] + line.split(" | ")[6] for line in filters] == [
         "| FetchPush33.0, 1 seed", "| FetchPush, noiseless expert15.0, 1 seed"]
