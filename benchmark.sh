@@ -14,6 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export OMP_NUM_THREADS=1  # one process per core, one thread each
 python=${PYTHON:-python}
+trap 'exit 130' INT  # sent to this shell alone while the next line runs, it would be lost
 if ! "$python" -c "import numpy, tyro" 2>/dev/null; then
     echo "benchmark.sh: error: '$python' is no Python with the libraries; activate the environment, set PYTHON," \
          "or pip install -r requirements.txt" >&2

@@ -361,6 +361,17 @@ def test_a_task_without_data_is_tried_once(clone):
     assert "its dataset could not be collected" in out and out.count("FAILED") == 4
 
 
+def test_an_interrupt_before_the_first_import_is_not_lost(clone, tmp_path):
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\ntouch {tmp_path}/called\nsleep 1\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    process = clone.start("--seeds", "2", "--tasks", "PointMaze", "--", *SMALL, PYTHON=str(slow))
+    wait_for((tmp_path / "called").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and not clone.started() and not clone.rows()
+
+
 def test_killed_twenty_times_at_random_moments(clone, tmp_path, dataset):
     words = "--seeds", "2-5", "--jobs", "2", "--tasks", "PointMaze", "--", "--updates", "100", "--pause", "0.02"
     other = Clone(tmp_path / "other", dataset, {"quick": QUICK})
