@@ -144,7 +144,9 @@ class Clone:
                     "sys.path.insert(0, 'results'); runpy.run_path('results/benchmark.py', run_name='__main__')")
             command = [sys.executable, "-c", code, hostname, *map(str, words)]
         return subprocess.Popen(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                start_new_session=True, env=os.environ | {"PYTHON": sys.executable} | environment)
+                                start_new_session=True, env=os.environ | {"PYTHON": sys.executable} | environment,
+                                # a shell's background jobs, pytest's too, start with SIGINT ignored
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def call(self, *words, timeout=120, **more):
         """Exit status, stdout, stderr."""
