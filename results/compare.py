@@ -99,12 +99,16 @@ class Results:
 
     def swap_effect(self, method, task):
         """Differences with - without swapping of the seeds that both have (seeds,); None if they cannot be compared."""
-        without, swapped = (self.cell(method, task, swap) for swap in (False, True))
-        if not without or not swapped or without.updates != swapped.updates or without.stale != swapped.stale:
-            return None
-        common = sorted(set(without.seeds) & set(swapped.seeds))
-        return np.array([swapped.returns[swapped.seeds.index(seed)] - without.returns[without.seeds.index(seed)]
-                         for seed in common]) if common else None
+        return effect(*(self.cell(method, task, swap) for swap in (False, True)))
+
+
+def effect(without, swapped):
+    """Differences of two Cells, with - without swapping, as Results.swap_effect."""
+    if not without or not swapped or without.updates != swapped.updates or without.stale != swapped.stale:
+        return None
+    common = sorted(set(without.seeds) & set(swapped.seeds))
+    return np.array([swapped.returns[swapped.seeds.index(seed)] - without.returns[without.seeds.index(seed)]
+                     for seed in common]) if common else None
 
 
 def quiet(function, *arguments, **more):

@@ -2,7 +2,7 @@
 
 import numpy as np
 from claims import PAPER, column, up
-from compare import NAMES, TASKS, Cell, compare, compare_printed, holm, name, paired
+from compare import NAMES, TASKS, Cell, compare, compare_printed, effect, holm, name, paired
 from compare import short as short_number
 
 # how two cells, or two printed numbers, are compared, and how the p-values of several such tests are corrected
@@ -146,29 +146,53 @@ def filters(both, rows, setting, current):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
+def varied(cell, rows, setting, flag):
+    """{value of a flag: Cell} of the runs that differ from a cell in that flag alone, its own among them."""
+    def rest(row):
+        return (setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != flag}}), row["file_sha256"],
+                row["dataset_sha256"])
+
+    groups, own = {}, rest(cell.rows[0])
+    for row in rows:
+        if flag in row["flags"] and rest(row) == own:
+            groups.setdefault(row["flags"][flag], {}).setdefault(row["flags"]["seed"], row)
+    return {value: Cell(list(found.values()), cell.stale) for value, found in sorted(groups.items())}
+
+
 def alphas(both, rows, setting):
     """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables
     above in alpha alone. both: {what follows the name of a task: Results}."""
-    def rest(row):
-        return setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != "alpha"}})
-
     lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return |",
              "|---" * 7 + "|"]
     for more, results, task, swap in ((more, its, task, s) for more, its in both.items() for task in its.tasks()
                                       for s in (False, True)):
         if not (cell := results.cell("dqapg", task, swap)):
             continue
-        groups, first = {}, cell.rows[0]
-        for row in rows:
-            if "alpha" in row["flags"] and (rest(row), row["file_sha256"], row["dataset_sha256"]) == (
-                    rest(first), first["file_sha256"], first["dataset_sha256"]):
-                groups.setdefault(row["flags"]["alpha"], {}).setdefault(row["flags"]["seed"], row)
+        groups = varied(cell, rows, setting, "alpha")
         printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]
-        for alpha, found in sorted(groups.items()) if len(groups) > 1 else ():
-            its = Cell(list(found.values()), cell.stale)
+        for alpha, its in groups.items() if len(groups) > 1 else ():
             best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
             lines.append(f"| {task}{more} | {'yes' if swap else 'no'} | {alpha:g} | "
                          f"{its.size}{', stale' * its.stale} | {its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
+def expectiles(results, rows, setting):
+    """The effect of swapping by the expectile of V: one half is Onestep-RL, which differs from IQL in nothing else."""
+    lines = ["| task | expectile | method | seeds × updates | without | with | difference, paired over seeds |",
+             "|---" * 7 + "|"]
+    for task in results.tasks():
+        onestep, iql = ([results.cell(method, task, swap) for swap in (False, True)] for method in ("onestep", "iql"))
+        if not all((*onestep, *iql)):
+            continue
+        without, swapped = (varied(cell, rows, setting, "expectile") for cell in iql)
+        for value, method, pair in ((0.5, "onestep", onestep), *((v, "iql", [without[v], swapped[v]]) for v in without
+                                                                 if v in swapped)):
+            if (differences := effect(*pair)) is not None:
+                lines.append(f"| {task} | {value:g} | {NAMES[method]} | {len(differences)} × "
+                             f"{short_number(pair[0].updates)}{', stale' * pair[0].stale} | "
+                             f"{pair[0].returns.mean():.1f} | {pair[1].returns.mean():.1f} | "
+                             f"{differences.mean():+.1f} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

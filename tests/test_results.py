@@ -71,6 +71,21 @@ def test_weights_of_the_q_term_are_compared_where_nothing_else_differs():
     assert pages.alphas({"": results(*one)}, one, report.setting) == "Not measured yet."
 
 
+def test_expectiles_are_compared_where_nothing_else_differs():
+    def runs(method, swap, values, protocol="cpu", **flags):
+        return [r | {"protocol": protocol} for r in seeds(values, method=method, swap=swap, flags=flags)]
+
+    rows = [*runs("onestep", False, [10.0, 20.0]), *runs("onestep", True, [5.0, 17.0]),
+            *runs("iql", False, [10.0, 20.0], expectile=0.75), *runs("iql", True, [12.0, 19.0, 30.0], expectile=0.75)]
+    more = [*runs("iql", False, [10.0], "x", expectile=0.9), *runs("iql", True, [14.0], "x", expectile=0.9),
+            *runs("iql", False, [99.0], "y", expectile=0.9, lr=0.1), *runs("iql", True, [99.0], "z", expectile=0.6)]
+    made = pages.expectiles(results(*rows, *more), [*rows, *more], report.setting).splitlines()[2:]
+    assert made == ["| PointMaze | 0.5 | Onestep-RL | 2 × 7k | 15.0 | 11.0 | -4.0 |",
+                    "| PointMaze | 0.75 | IQL | 2 × 7k | 15.0 | 20.3 | +0.5 |",
+                    "| PointMaze | 0.9 | IQL | 1 × 7k | 10.0 | 14.0 | +4.0 |"]
+    assert pages.expectiles(results(*rows[:-3]), rows[:-3], report.setting) == "Not measured yet."
+
+
 def test_runs_on_the_data_of_earlier_experts_stand_apart():
     def runs(values, protocol, **more):
         return [r | {"protocol": protocol} for r in seeds(values, task="FetchPush", sha=report.file_hash("td3bc"), **more)]
