@@ -347,6 +347,7 @@ def by_task(results):
 def counted(results):
     """How many claims have which verdict, in one line."""
     verdicts = [verdict or NEVER for *_, verdict, _ in judged(results)]
-    words = {YES: "hold", NO: "do not hold", OPEN: "are undecided", NEVER: "are not yet measured"}
-    return f"Of {len(verdicts)} claims of the paper " + ", ".join(f"{verdicts.count(v)} {words[v]}" for v in words) + \
-        " in our runs."
+    words = {YES: ("holds", "hold"), NO: ("does not hold", "do not hold"), OPEN: ("is undecided", "are undecided"),
+             NEVER: ("is not yet measured", "are not yet measured")}
+    return f"Of {len(verdicts)} claims of the paper " + ", ".join(
+        f"{(n := verdicts.count(v))} {words[v][n != 1]}" for v in words) + " in our runs."

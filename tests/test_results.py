@@ -297,7 +297,7 @@ def test_verdicts_come_from_rows_and_not_from_stale_ones_or_single_seeds():
     by_task = next(line for line in claims.by_task(results(*rows)).splitlines() if "| TD3+BC benefits" in line)
     assert by_task.count("not yet measured") == 7 and by_task.endswith("| holds |")
     assert claims.counted(results(*rows)) == (
-        "Of 23 claims of the paper 1 hold, 2 do not hold, 0 are undecided, 20 are not yet measured in our runs.")
+        "Of 23 claims of the paper 1 holds, 2 do not hold, 0 are undecided, 20 are not yet measured in our runs.")
 
 
 def test_p_values_of_a_claim_are_corrected_together():
