@@ -156,7 +156,10 @@ def varied(cell, rows, setting, flag):
     for row in rows:
         if flag in row["flags"] and rest(row) == own:
             groups.setdefault(row["flags"][flag], {}).setdefault(row["flags"]["seed"], row)
-    return {value: Cell(list(found.values()), cell.stale) for value, found in sorted(groups.items())}
+    cells = {value: Cell(list(found.values()), cell.stale) for value, found in groups.items()}
+    if flag in cell.rows[0]["flags"]:
+        cells[cell.rows[0]["flags"][flag]] = cell  # without runs of other protocols
+    return dict(sorted(cells.items()))
 
 
 def alphas(both, rows, setting):
@@ -189,10 +192,11 @@ def expectiles(results, rows, setting):
         for value, method, pair in ((0.5, "onestep", onestep), *((v, "iql", [without[v], swapped[v]]) for v in without
                                                                  if v in swapped)):
             if (differences := effect(*pair)) is not None:
+                without_it, with_it = (np.mean([row["scores"]["return"] for row in cell.rows if row["flags"]["seed"] in (
+                    {*pair[0].seeds} & {*pair[1].seeds})]) for cell in pair)
                 lines.append(f"| {task} | {value:g} | {NAMES[method]} | {len(differences)} × "
                              f"{short_number(pair[0].updates)}{', stale' * pair[0].stale} | "
-                             f"{pair[0].returns.mean():.1f} | {pair[1].returns.mean():.1f} | "
-                             f"{differences.mean():+.1f} |")
+                             f"{without_it:.1f} | {with_it:.1f} | {differences.mean():+.1f} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
