@@ -140,29 +140,19 @@ class Cell:
 
     def matches(self, row):
         """Is it a row, or the result, of this run? Without the dataset, one of any data but those of before."""
-        data = self.dataset_hash()
+        data = self.data()
         return (report.setting(row) == self.setting and row["flags"]["seed"] == self.seed
-                and row["file_sha256"] == self.sha and (row["dataset_sha256"] == data if data else
-                                                        row["dataset_sha256"] not in report.EARLIER))
+                and row["file_sha256"] == self.sha and (
+                    row["dataset_sha256"] == data[0] or row.get("data") == data[1] if data else
+                    row["dataset_sha256"] not in report.EARLIER))
 
-    def dataset_hash(self):
-        """As the scripts compute it, from the manifest if there is one; None if the dataset is not there."""
+    def data(self):
+        """report.dataset_hashes of its dataset; None if that is not there."""
         path = Path(self.flags["dataset"] or f"data/datasets/{self.task}.npz")
         try:
-            stat = path.stat()
-        except OSError:
-            return None
-        if (version := (path, stat.st_mtime_ns, stat.st_size)) not in DATASET_HASHES:
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    hashes = json.loads(str(file["manifest"]))["sha256"] if "manifest" in file.files else {
-                        name: hashlib.sha256(f"{file[name].dtype.str}{file[name].shape}".encode()
-                                             + file[name].tobytes()).hexdigest() for name in file.files}
-            except Exception as error:  # a damaged file raises one of many kinds
-                fail(f"{path}: not a readable dataset ({error}); delete it, the next run collects it again")
-            DATASET_HASHES[version] = hashlib.sha256(
-                bytes.fromhex("".join(hashes[name] for name in sorted(hashes)))).hexdigest()
-        return DATASET_HASHES[version]
+            return report.dataset_hashes(path)
+        except Exception as error:  # a damaged file raises one of many kinds
+            fail(f"{path}: not a readable dataset ({error}); delete it, the next run collects it again")
 
     def finished(self):
         """Does its folder hold the complete results of this very run?"""
@@ -193,7 +183,7 @@ class Cell:
             return 0
 
 
-DATASET_HASHES, MODULES = {}, {}
+MODULES = {}
 
 
 def settings_of(method, words):
@@ -333,7 +323,7 @@ class Runner:
     def start(self, cell):
         if cell.file_changed():
             return self.give_up(cell, f"algos/{cell.method}.py has changed meanwhile; call the benchmark again")
-        if cell.task in self.no_data and cell.dataset_hash() is None:
+        if cell.task in self.no_data and cell.data() is None:
             return self.give_up(cell, "no dataset, see the first failed run of this task")
         held = lock(cell.folder.with_name(f".{cell.seed}.lock"))
         if held is None:  # it runs on another machine, or was left behind by a killed benchmark
@@ -371,7 +361,7 @@ class Runner:
         reason = f"exit status {process.returncode}, {line or 'no message'} (log: {cell.log})"
         if cell.file_changed():
             return self.give_up(cell, f"algos/{cell.method}.py changed while it ran; call the benchmark again")
-        if cell.dataset_hash() is None:  # collecting takes minutes, and would fail once more
+        if cell.data() is None:  # collecting takes minutes, and would fail once more
             self.no_data.add(cell.task)
             return self.give_up(cell, reason)
         if cell.attempt == 2:

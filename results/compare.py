@@ -72,7 +72,7 @@ class Results:
         groups = {}
         for row in rows:
             place = row["flags"]["task"], row.get("protocol") or "", row["method"], row["flags"]["swap"]
-            same = setting(row), row["file_sha256"], row["dataset_sha256"], row["updates"]
+            same = setting(row), row["file_sha256"], row["data"], row["updates"]
             groups.setdefault(place, {}).setdefault(same, []).append(row)
         self.cells, self.protocol = {}, {}
         for task in TASKS:

@@ -122,13 +122,13 @@ def filters(both, rows, setting, current):
     for more, results, task, method in ((more, its, task, m) for more, its in both.items() for task in its.tasks()
                                         for m in NAMES):
         found = [results.cell(method, task, swap) for swap in (False, True)]
-        data = {cell.rows[0]["dataset_sha256"] for cell in found if cell}
+        data = {cell.rows[0]["data"] for cell in found if cell}
         for which in ("values", "reachable"):
             groups = {}
             for row in rows:
-                if row["dataset_sha256"] in data and (row.get("protocol"), row["method"], row["flags"]["task"]) == (
+                if row["data"] in data and (row.get("protocol"), row["method"], row["flags"]["task"]) == (
                         f"{results.protocol[task]}-swap-filter-{which}", method, task):
-                    groups.setdefault((setting(row), row["file_sha256"], row["dataset_sha256"]), []).append(row)
+                    groups.setdefault((setting(row), row["file_sha256"], row["data"]), []).append(row)
             cells = [Cell(group, group[0]["file_sha256"] != current[method]) for group in groups.values()]
             found.append(max(cells, key=lambda cell: (not cell.stale, len(cell.seeds)), default=None))
         if not any(found[2:]):
@@ -150,7 +150,7 @@ def varied(cell, rows, setting, flag):
     """{value of a flag: Cell} of the runs that differ from a cell in that flag alone, its own among them."""
     def rest(row):
         return (setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != flag}}), row["file_sha256"],
-                row["dataset_sha256"])
+                row["data"])
 
     groups, own = {}, rest(cell.rows[0])
     for row in rows:

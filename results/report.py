@@ -41,14 +41,15 @@ DATASETS = REPOSITORY / "data" / "datasets"
 README, PAGE, PLOTS = REPOSITORY / "README.md", REPOSITORY / "docs" / "results.md", REPOSITORY / "results" / "plots"
 PATHS = 18  # PointMaze episodes, two of each pair, whose paths a row of seed 1 holds
 SHORT = {"updates": 200, "log-every": 50, "eval-every": 100, "eval-episodes": 2}  # with what revalidate() compares files
+MACHINE_FREE = ("desired_goals", "success", "source", "seeds")  # arrays of a dataset, the same bits on every machine
+DATASET_HASHES = {}  # of files that were read
 # what may differ between runs that are summarised in one line of a table
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
                  "threads", "compile", "dataset", "strict"}
 
 # Fetch data until 2026-11-25: their expert did not explore (`data/collect.py --task <task> --expert-noise 0
 # --expert-random-eps 0`), or held FetchPick's block too loosely. Runs on them are listed, those of the noiseless expert
-# also compared with those on the data of now, but count nowhere else. (A list of the data of now would not do: those of
-# the Hand tasks differ in their last bits between machines)
+# also compared with those on the data of now, but count nowhere else.
 EARLIER = {"a09a2daaaf569ca19227ba77206ee766daae20cf30d7d401bce9311894383b50": "noiseless expert",  # FetchReach
            "5c9309dd3155a952c327ee1072bd932990352ac5f2153ebe963e3f3accefa8fa": "noiseless expert",  # FetchPush
            "9d8bddef87d290594ded922c3a965870186d310bb5b9cf86ff1658005a2efdc1": "noiseless expert",  # FetchPick
@@ -84,7 +85,7 @@ def check_row(row):
         raise ValueError(f"there is no algos/{row['method']}.py")
     flags, scores, episodes = row["flags"], row["scores"], row["episodes"]
     describe(row)
-    texts = [flags["task"], row.get("protocol", ""), row["file_sha256"], row["dataset_sha256"]]
+    texts = [flags["task"], row.get("protocol", ""), row["file_sha256"], row["dataset_sha256"], row["data"]]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("its task, protocol or a hash is no text")
     maze = flags["task"] == "PointMaze"
@@ -108,13 +109,46 @@ def setting(row):
 
 def key(row):
     """A run, for the file that it was made with: there is one row of each."""
-    return setting(row), row["flags"]["seed"], row["file_sha256"], row["dataset_sha256"]
+    return setting(row), row["flags"]["seed"], row["file_sha256"], row["data"]
+
+
+def dataset_hashes(path):
+    """Two SHA-256 of a dataset: of its bits, the rows' `dataset_sha256`, and of what it was made of, their `data`.
+
+    The second is of task, arguments that are not 0, expert, and the arrays that agree between machines (MACHINE_FREE):
+    Hand data that two machines collect with one command differ in the last bits of observations and actions, and are
+    the same data here. A file whose manifest names no expert's weights is known by its bits. None if there is no file;
+    ValueError and the like if it is damaged.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    if (version := (path, stat.st_mtime_ns, stat.st_size)) not in DATASET_HASHES:
+        with np.load(path, allow_pickle=False) as file:
+            manifest = json.loads(str(file["manifest"])) if "manifest" in file.files else {}
+            hashes = manifest.get("sha256") or {
+                name: hashlib.sha256(f"{file[name].dtype.str}{file[name].shape}".encode()
+                                     + file[name].tobytes()).hexdigest() for name in file.files}
+        bits = hashlib.sha256(bytes.fromhex("".join(hashes[name] for name in sorted(hashes)))).hexdigest()
+        DATASET_HASHES[version] = bits, made_of(manifest) or bits
+    return DATASET_HASHES[version]
+
+
+def made_of(manifest):
+    """The second of dataset_hashes(); None for a manifest that does not say it all."""
+    if not manifest.get("expert", {}).get("sha256") or not {*MACHINE_FREE} <= {*manifest["sha256"]}:
+        return None
+    parts = [manifest["task"], {name: value for name, value in manifest["arguments"].items() if value},
+             manifest["expert"]["sha256"], [manifest["sha256"][name] for name in MACHINE_FREE]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def add(folders):
     """Appends the finished runs in `folders` that are not there yet."""
     rows = read_rows()
     known = {key(row): row for row in rows}
+    data = {row["dataset_sha256"]: row["data"] for row in rows}
     for folder in map(Path, folders):
         try:
             row = json.loads((folder / "result.json").read_text())
@@ -124,6 +158,10 @@ def add(folders):
         episodes = evaluations[-1]["episodes"]
         paths = final_paths(folder, row)
         protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}", row["flags"].get("out", ""))
+        bits = row["dataset_sha256"]
+        if bits not in data:
+            data[bits] = data_now(row)
+        row["data"] = data[bits]
         row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
         row |= {"commit": commit_of(row["method"], row["file_sha256"]),
                 "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")] for e in evaluations],
@@ -140,6 +178,16 @@ def add(folders):
                            for name, values in row["episodes"].items()):  # the same run again, for its paths in tenths
             known[key(row)].setdefault("paths", paths)
     save_rows(rows)
+
+
+def data_now(row):
+    """What the dataset of a run was made of, if its file is still there; if not, its bits."""
+    path = REPOSITORY / (row["flags"].get("dataset") or DATASETS / f"{row['flags']['task']}.npz")
+    try:
+        bits, data = dataset_hashes(path)
+    except Exception:  # not there, or damaged in one of many ways
+        bits = None
+    return data if bits == row["dataset_sha256"] else row["dataset_sha256"]
 
 
 def installed(package):
@@ -374,7 +422,7 @@ def table(rows, task):
     cells = {}
     for row in rows:
         if row["flags"]["task"] == task:
-            cells.setdefault((row.get("protocol", ""), setting(row), row["file_sha256"], row["dataset_sha256"]),
+            cells.setdefault((row.get("protocol", ""), setting(row), row["file_sha256"], row["data"]),
                              []).append(row)
     maze = task == "PointMaze"
     lines = ["| method | swap | settings | protocol | updates | seeds | return | at the best evaluation | " + (

@@ -165,7 +165,7 @@ class Clone:
         """What a row says about learning, by method, swap and seed; fails if a run has two rows."""
         found = {}
         for row in self.rows():
-            key = row["method"], row["flags"]["swap"], row["flags"]["seed"], row["file_sha256"], row["dataset_sha256"]
+            key = row["method"], row["flags"]["swap"], row["flags"]["seed"], row["file_sha256"], row["data"]
             assert key not in found, "two rows of one run"
             found[key] = [row[name] for name in ("scores", "curve", "episodes", "updates")]
         return found
@@ -316,6 +316,33 @@ def test_rows_of_another_dataset_do_not_count(clone, dataset):
     assert clone.call(*words)[0] == 0 and len(clone.scores()) == 2 == len(clone.started())
 
 
+def test_data_of_another_machine_are_the_same_but_for_their_last_bits(clone, dataset):
+    import numpy as np
+    file, words = clone.folder / "data/datasets/PointMaze.npz", ("--swap", "no", "--tasks", "PointMaze", "--jobs", "1")
+    with np.load(dataset) as found:
+        arrays = dict(found)
+    manifest = json.loads(str(arrays["manifest"]))
+    manifest["expert"]["sha256"], manifest["arguments"]["noise"] = "11" * 32, 0.0
+
+    def runs_again(seed, **changed):
+        manifest["sha256"] |= changed
+        np.savez(file, **arrays | {"manifest": json.dumps(manifest)})
+        before = len(clone.started())
+        assert clone.call(*words, "--seeds", seed, "--", *SMALL)[0] == 0
+        return len(clone.started()) - before
+
+    assert runs_again("2-3") == 2
+    assert runs_again("2-4", actions="00" * 32) == 1 and len({row["dataset_sha256"] for row in clone.rows()}) == 2
+    del manifest["arguments"]["noise"]  # manifests from before an argument lack it; then it was 0
+    assert runs_again("2-4", observations="00" * 32) == 0 and len({row["data"] for row in clone.rows()}) == 1
+    manifest["arguments"]["noise"] = 0.1
+    assert runs_again("2-4") == 3
+    assert runs_again("2", success="22" * 32) == 1
+    manifest["expert"]["sha256"] = "33" * 32
+    assert runs_again("2") == 0, "the same bits, whoever made them"
+    assert runs_again("2", actions="44" * 32) == 1 and len(clone.scores()) == 8 and len({row["data"] for row in clone.rows()}) == 4
+
+
 def test_rows_of_the_data_of_before_do_not_count_without_a_dataset_either(clone):
     sys.path.insert(0, str(ROOT / "results"))
     import report
@@ -324,7 +351,8 @@ def test_rows_of_the_data_of_before_do_not_count_without_a_dataset_either(clone)
     (clone.folder / "data/datasets/PointMaze.npz").unlink()
     assert clone.call(*words)[1].startswith("# has a row: ")
     rows = clone.folder / "results" / "runs.jsonl"
-    row = json.loads(rows.read_text()) | {"dataset_sha256": sorted(report.EARLIER)[0]}
+    earlier = sorted(report.EARLIER)[0]
+    row = json.loads(rows.read_text()) | {"dataset_sha256": earlier, "data": earlier}
     rows.write_text(json.dumps(row) + "\n")
     assert "# has a row" not in clone.call(*words)[1]
 

@@ -170,7 +170,7 @@ def row(method="td3bc", **changes):
     flags = {"task": "FetchPush", "swap": True, "precision": "fp32", "seed": 1, "swap-source": "batch",
              "swap-batch": "equal", "batch-size": 512}
     return {"method": method, "updates": 7000, "flags": flags | changes.pop("flags", {}), "file_sha256": "0",
-            "dataset_sha256": "1", "scores": {"return": 10.0, "success": 0.5} | changes.pop("scores", {})} | changes
+            "dataset_sha256": "1", "data": "1", "scores": {"return": 10.0, "success": 0.5} | changes.pop("scores", {})} | changes
 
 
 def test_scores_stand_beside_those_of_the_paper(monkeypatch):

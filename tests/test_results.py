@@ -39,7 +39,7 @@ def row(method="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, sha="n
     flags = {"task": task, "swap": swap, "precision": "fp32", "seed": seed, "swap-source": "batch",
              "swap-batch": "equal", "batch-size": 512, "eval-episodes": 9, "updates": updates}
     return {"method": method, "updates": updates, "flags": flags | changes.pop("flags", {}), "file_sha256": sha,
-            "dataset_sha256": "1", "scores": scores, "curve": curve, "seconds": 1.0, "updates_timed": updates,
+            "dataset_sha256": "1", "data": "1", "scores": scores, "curve": curve, "seconds": 1.0, "updates_timed": updates,
             "episodes": {"return": returns, "success": hits} | (copy.deepcopy(MAZE) if maze else {})} | changes
 
 
@@ -79,7 +79,7 @@ def test_expectiles_are_compared_where_nothing_else_differs():
             *runs("iql", False, [10.0, 20.0], expectile=0.75), *runs("iql", True, [12.0, 19.0, 30.0], expectile=0.75)]
     more = [*runs("iql", False, [10.0], "x", expectile=0.9), *runs("iql", True, [14.0], "x", expectile=0.9),
             *runs("iql", False, [99.0], "y", expectile=0.9, lr=0.1), *runs("iql", True, [99.0], "z", expectile=0.6),
-            *(r | {"dataset_sha256": "2"} for s in (False, True) for r in runs("iql", s, [99.0], "z", expectile=0.8)),
+            *(r | {"data": "2"} for s in (False, True) for r in runs("iql", s, [99.0], "z", expectile=0.8)),
             *(r | {"flags": r["flags"] | {"seed": 9}} for r in runs("iql", False, [99.0], "a", expectile=0.75)),
             row("onestep", "FetchPush"), row("iql", "FetchPush", True)]  # half a comparison
     made = pages.expectiles(results(*rows, *more), [*rows, *more], report.setting).splitlines()[2:]
@@ -99,11 +99,11 @@ def test_runs_on_the_data_of_earlier_experts_stand_apart():
 
     noiseless, loose = (next(data for data, what in report.EARLIER.items() if what == f"{how} expert") for how in (
         "noiseless", "loose"))
-    earlier = [r | {"dataset_sha256": noiseless} for r in (
+    earlier = [r | {"dataset_sha256": noiseless, "data": noiseless} for r in (
         *runs([10.0, 20.0], "cpu"), *runs([1.0], "cpu", swap=True), *runs([15.0], "cpu-swap-filter-reachable", swap=True))]
     rows = [*runs([30.0], "cpu"), *runs([3.0], "cpu", swap=True), *earlier,
             *runs([33.0], "cpu-swap-filter-reachable", swap=True),
-            *(r | {"dataset_sha256": loose} for r in runs([44.0, 45.0, 46.0], "cpu"))]
+            *(r | {"dataset_sha256": loose, "data": loose} for r in runs([44.0, 45.0, 46.0], "cpu"))]
     made, _ = report.parts(rows)
     assert "| FetchPush | TD3+BC | no | 15.0, 2 × 7k | 30.0, 1 × 7k | 12.9 or 15.5 |" in made["noiseless"]
     assert "| TD3+BC | 30.0 → 3.0 |" in made["short"]
@@ -182,7 +182,7 @@ def test_welch_by_hand_and_samples_without_spread():
 
 # --- cells
 def test_a_cell_holds_runs_that_differ_in_the_seed_only():
-    some = results(*seeds([10, 20]), row(flags={"lr": 0.1}, value=90.0), row(dataset_sha256="2", value=70.0))
+    some = results(*seeds([10, 20]), row(flags={"lr": 0.1}, value=90.0), row(data="2", value=70.0))
     assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [10, 20]
     assert some.cell("td3bc", "PointMaze", True) is None and some.cell("td3bc", "FetchPush", False) is None
 
