@@ -200,6 +200,24 @@ def expectiles(results, rows, setting):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
+def lengths(results, rows, setting):
+    """Means of runs that differ from the cells above in their number of updates alone, without and with swapping."""
+    lines = ["| task | method | updates | without swapping | seeds | with swapping | seeds | difference, paired over seeds |",
+             "|---" * 8 + "|"]
+    for task, method in ((task, method) for task in results.tasks() for method in results.methods(task)):
+        found = [varied(cell, rows, setting, "updates") if cell else {}
+                 for cell in (results.cell(method, task, swap) for swap in (False, True))]
+        updates = sorted({*found[0], *found[1]})
+        for n in updates if len(updates) > 1 else ():
+            pair = [cells.get(n) for cells in found]
+            shown = [f"{cell.returns.mean():.1f}{', stale' * cell.stale} | {len(cell.seeds)}" if cell else " | "
+                     for cell in pair]
+            differences = effect(*pair)
+            shown.append("" if differences is None else f"{differences.mean():+.1f}")
+            lines.append(f"| {task} | {NAMES[method]} | {short_number(n)} | {' | '.join(shown)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def pairs(results):
     """PointMaze: success on the pairs of start and goal that the data shows and on the others, mean over seeds of the
     last evaluation and, for the first, of the best one of each run."""

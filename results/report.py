@@ -465,7 +465,7 @@ def parts(rows):
     return {"claims": claims.table(results), "claims_by_task": claims.by_task(results),
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
             "pairs": pages.pairs(results), "alphas": pages.alphas(both, rows, setting),
-            "expectiles": pages.expectiles(results, rows, setting),
+            "expectiles": pages.expectiles(results, rows, setting), "lengths": pages.lengths(results, rows, setting),
             "filters": pages.filters(both, rows, setting, current),
             "noiseless": pages.noiseless(results, earlier),
             "figures": pictures(planned),

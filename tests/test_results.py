@@ -93,6 +93,21 @@ def test_expectiles_are_compared_where_nothing_else_differs():
     assert len(pages.expectiles(results(*unlike), unlike, report.setting).splitlines()) == 3
 
 
+def test_lengths_are_compared_where_nothing_else_differs():
+    def runs(swap, values, updates, protocol="cpu", **flags):
+        return [r | {"protocol": protocol} for r in seeds(values, swap=swap, updates=updates,
+                                                          flags={"updates": updates, **flags})]
+
+    usual = [*runs(False, [10.0, 20.0], 7000), *runs(True, [12.0, 24.0], 7000)]
+    longer = [*runs(False, [30.0], 50_000, "long"), *runs(True, [33.0, 35.0], 50_000, "long"),
+              *runs(False, [99.0], 50_000, "other", lr=0.1), *runs(False, [5.0], 9000, "short")]
+    made = pages.lengths(results(*usual, *longer), [*usual, *longer], report.setting).splitlines()[2:]
+    assert made == ["| PointMaze | TD3+BC | 7k | 15.0 | 2 | 18.0 | 2 | +3.0 |",
+                    "| PointMaze | TD3+BC | 9k | 5.0 | 1 |  |  |  |",
+                    "| PointMaze | TD3+BC | 50k | 30.0 | 1 | 34.0 | 2 | +3.0 |"]  # of the seed that both have
+    assert pages.lengths(results(*usual), usual, report.setting) == "Not measured yet."
+
+
 def test_runs_on_the_data_of_earlier_experts_stand_apart():
     def runs(values, protocol, **more):
         return [r | {"protocol": protocol} for r in seeds(values, task="FetchPush", sha=report.file_hash("td3bc"), **more)]
