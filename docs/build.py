@@ -154,7 +154,7 @@ def scores(method):
     for row in report.read_rows():
         if row["method"] == method:
             cells.setdefault((row["flags"]["task"], row["flags"]["swap"], report.describe(row), row["updates"],
-                              report.setting(row), row["file_sha256"]), []).append(row)
+                              report.setting(row), row["data"], row["file_sha256"]), []).append(row)
 
     def spread(rows, name):
         values = [row["scores"][name] for row in rows]

@@ -201,20 +201,23 @@ def expectiles(results, rows, setting):
 
 
 def lengths(results, rows, setting):
-    """Means of runs that differ from the cells above in their number of updates alone, without and with swapping."""
-    lines = ["| task | method | updates | without swapping | seeds | with swapping | seeds | difference, paired over seeds |",
-             "|---" * 8 + "|"]
+    """Runs that differ from the cells above in their number of updates alone, beside those of the same seeds."""
+    lines = ["| task | method | seeds | updates | without swapping | with | difference |", "|---" * 7 + "|"]
     for task, method in ((task, method) for task in results.tasks() for method in results.methods(task)):
-        found = [varied(cell, rows, setting, "updates") if cell else {}
-                 for cell in (results.cell(method, task, swap) for swap in (False, True))]
-        updates = sorted({*found[0], *found[1]})
-        for n in updates if len(updates) > 1 else ():
-            pair = [cells.get(n) for cells in found]
-            shown = [f"{cell.returns.mean():.1f}{', stale' * cell.stale} | {len(cell.seeds)}" if cell else " | "
-                     for cell in pair]
-            differences = effect(*pair)
-            shown.append("" if differences is None else f"{differences.mean():+.1f}")
-            lines.append(f"| {task} | {NAMES[method]} | {short_number(n)} | {' | '.join(shown)} |")
+        usual = [results.cell(method, task, swap) for swap in (False, True)]
+        found = [varied(cell, rows, setting, "updates") if cell else {} for cell in usual]
+        for n in sorted({*found[0], *found[1]} - {cell.updates for cell in usual if cell}):
+            pairs_of = [(cell, cells[n]) if n in cells else () for cell, cells in zip(usual, found)]
+            common = set.intersection(*({*cell.seeds} for pair in pairs_of for cell in pair))
+            for k in (0, 1) if common else ():
+                cells = [pair[k] if pair else None for pair in pairs_of]
+                means = [np.mean([row["scores"]["return"] for row in cell.rows if row["flags"]["seed"] in common])
+                         if cell else None for cell in cells]
+                shown = ["" if mean is None else f"{mean:.1f}" for mean in means]
+                shown.append(f"{means[1] - means[0]:+.1f}" if None not in means else "")
+                some = next(filter(None, cells))
+                lines.append(f"| {task} | {NAMES[method]} | {len(common)}{', stale' * some.stale} | "
+                             f"{short_number(some.updates)} | {' | '.join(shown)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

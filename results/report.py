@@ -12,6 +12,7 @@ optimizers and random states, every metric, and an evaluation. Statistics: compa
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -69,6 +70,8 @@ def read_rows():
     for number, line in enumerate(ROWS.read_bytes().splitlines() if ROWS.exists() else [], 1):
         try:
             rows.append(json.loads(line))
+            if "data" not in rows[-1]:  # of a clone from before
+                rows[-1]["data"] = data_of_run(rows[-1], rows[:-1])
             check_row(rows[-1])
             first = lines.setdefault(key(rows[-1]), number)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -115,10 +118,8 @@ def key(row):
 def dataset_hashes(path):
     """Two SHA-256 of a dataset: of its bits, the rows' `dataset_sha256`, and of what it was made of, their `data`.
 
-    The second is of task, arguments that are not 0, expert, and the arrays that agree between machines (MACHINE_FREE):
-    Hand data that two machines collect with one command differ in the last bits of observations and actions, and are
-    the same data here. A file whose manifest names no expert's weights is known by its bits. None if there is no file;
-    ValueError and the like if it is damaged.
+    The second is made_of() its manifest if the file stands where the collector puts it; any other is known by its bits.
+    None if there is no file; ValueError and the like if it is damaged.
     """
     try:
         stat = path.stat()
@@ -126,29 +127,51 @@ def dataset_hashes(path):
         return None
     if (version := (path, stat.st_mtime_ns, stat.st_size)) not in DATASET_HASHES:
         with np.load(path, allow_pickle=False) as file:
-            manifest = json.loads(str(file["manifest"])) if "manifest" in file.files else {}
+            manifest = dict(json.loads(str(file["manifest"]))) if "manifest" in file.files else {}
             hashes = manifest.get("sha256") or {
                 name: hashlib.sha256(f"{file[name].dtype.str}{file[name].shape}".encode()
-                                     + file[name].tobytes()).hexdigest() for name in file.files}
-        bits = hashlib.sha256(bytes.fromhex("".join(hashes[name] for name in sorted(hashes)))).hexdigest()
-        DATASET_HASHES[version] = bits, made_of(manifest) or bits
+                                     + file[name].tobytes()).hexdigest() for name in file.files if name != "manifest"}
+        own = path.resolve() == (DATASETS / f"{manifest.get('task')}.npz").resolve()
+        DATASET_HASHES[version] = bits_of(hashes), own and made_of(manifest) or bits_of(hashes)
     return DATASET_HASHES[version]
 
 
+def bits_of(hashes):
+    """SHA-256 of a dataset from those of its arrays, {name: SHA-256}, as the scripts compute it."""
+    return hashlib.sha256(bytes.fromhex("".join(hashes[name] for name in sorted(hashes)))).hexdigest()
+
+
 def made_of(manifest):
-    """The second of dataset_hashes(); None for a manifest that does not say it all."""
-    if not manifest.get("expert", {}).get("sha256") or not {*MACHINE_FREE} <= {*manifest["sha256"]}:
+    """SHA-256 of what a robot task's data was made of; None for a manifest that does not say it.
+
+    That is: environment, versions, the collector's arguments (but those of 0, which older manifests lack), the expert's
+    weights, and the arrays that agree between machines. Hand data that two machines collect with one command differ in
+    the last bits of the other arrays, and are the same data here.
+    """
+    try:
+        parts = [*(manifest[name] for name in ("format", "task", "env_id", "horizon")),
+                 *(manifest["versions"][name] for name in ("mujoco", "gymnasium-robotics")),
+                 {name: value for name, value in manifest["arguments"].items() if value},
+                 manifest["expert"]["sha256"], *(manifest["sha256"][name] for name in MACHINE_FREE)]
+        if {*manifest["sha256"]} != {*MACHINE_FREE, "observations", "achieved_goals", "actions"}:
+            return None
+    except (LookupError, TypeError, AttributeError):
         return None
-    parts = [manifest["task"], {name: value for name, value in manifest["arguments"].items() if value},
-             manifest["expert"]["sha256"], [manifest["sha256"][name] for name in MACHINE_FREE]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def on_card(task, bits):
+    """What the dataset with these bits was made of, if it is that on the task's card in data/experts/; else None."""
+    path = REPOSITORY / "data" / "experts" / f"{task}.json"
+    manifest = json.loads(path.read_text()).get("dataset", {}) if path.exists() else {}
+    return made_of(manifest) if manifest and bits_of(manifest["sha256"]) == bits else None
 
 
 def add(folders):
     """Appends the finished runs in `folders` that are not there yet."""
     rows = read_rows()
     known = {key(row): row for row in rows}
-    data = {row["dataset_sha256"]: row["data"] for row in rows}
     for folder in map(Path, folders):
         try:
             row = json.loads((folder / "result.json").read_text())
@@ -158,10 +181,7 @@ def add(folders):
         episodes = evaluations[-1]["episodes"]
         paths = final_paths(folder, row)
         protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}", row["flags"].get("out", ""))
-        bits = row["dataset_sha256"]
-        if bits not in data:
-            data[bits] = data_now(row)
-        row["data"] = data[bits]
+        row["data"] = data_of_run(row, rows)
         row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
         row |= {"commit": commit_of(row["method"], row["file_sha256"]),
                 "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")] for e in evaluations],
@@ -180,14 +200,15 @@ def add(folders):
     save_rows(rows)
 
 
-def data_now(row):
-    """What the dataset of a run was made of, if its file is still there; if not, its bits."""
-    path = REPOSITORY / (row["flags"].get("dataset") or DATASETS / f"{row['flags']['task']}.npz")
+def data_of_run(row, rows):
+    """What the dataset of a run was made of: by the rows with the same bits, its file, or its card; else its bits."""
+    bits, task = row["dataset_sha256"], row["flags"]["task"]
+    known = next((other["data"] for other in rows if other["dataset_sha256"] == bits != other["data"]), None)
     try:
-        bits, data = dataset_hashes(path)
-    except Exception:  # not there, or damaged in one of many ways
-        bits = None
-    return data if bits == row["dataset_sha256"] else row["dataset_sha256"]
+        file = dataset_hashes(REPOSITORY / (row["flags"].get("dataset") or DATASETS / f"{task}.npz"))
+    except Exception:  # damaged in one of many ways
+        file = None
+    return known or (file[1] if file and file[0] == bits != file[1] else on_card(task, bits) or bits)
 
 
 def installed(package):

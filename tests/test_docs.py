@@ -170,16 +170,19 @@ def row(method="td3bc", **changes):
     flags = {"task": "FetchPush", "swap": True, "precision": "fp32", "seed": 1, "swap-source": "batch",
              "swap-batch": "equal", "batch-size": 512}
     return {"method": method, "updates": 7000, "flags": flags | changes.pop("flags", {}), "file_sha256": "0",
-            "dataset_sha256": "1", "data": "1", "scores": {"return": 10.0, "success": 0.5} | changes.pop("scores", {})} | changes
+            "dataset_sha256": "1", "data": "1",
+            "scores": {"return": 10.0, "success": 0.5} | changes.pop("scores", {})} | changes
 
 
 def test_scores_stand_beside_those_of_the_paper(monkeypatch):
     rows = [row(), row(flags={"seed": 2}, scores={"return": 20.0}), row(updates=9),
-            row(flags={"lr": 0.1}, scores={"return": 90.0}), row("iql", scores={"return": 3.0})]
+            row(flags={"lr": 0.1}, scores={"return": 90.0}), row("iql", scores={"return": 3.0}),
+            row(data="2", scores={"return": 70.0})]
     monkeypatch.setattr(build.report, "read_rows", lambda: rows)
     text = build.scores("td3bc")
     line = "| 2 | 15.00 ± 7.07 | 0.50 ± 0.00 | 17.50 ± 15.47 (T2), 12.23 ± 15.63 (T4) |"
-    assert line in text and "stale" in text and "| 1 | 90.00 |" in text and "| 9 | 1 | 10.00 | 0.50 |" in text
+    assert line in text and "stale" in text and "| 9 | 1 | 10.00 | 0.50 |" in text
+    assert "| 1 | 90.00 |" in text and "| 1 | 70.00 |" in text
     assert "| 3.00 |" not in text
     assert "| FetchPush | no | not measured | - | - | - | - | 12.94 ± 17.07 (T2), 15.46 ± 17.59 (T3) |" in text
     assert build.scores("gofar").startswith("This method has not been measured here yet.")

@@ -1,6 +1,7 @@
 """results/: cells, statistics, verdicts, tables and figures, from made-up rows; the published ones are up to date."""
 
 import copy
+import hashlib
 import json
 import re
 import subprocess
@@ -98,13 +99,13 @@ def test_lengths_are_compared_where_nothing_else_differs():
         return [r | {"protocol": protocol} for r in seeds(values, swap=swap, updates=updates,
                                                           flags={"updates": updates, **flags})]
 
-    usual = [*runs(False, [10.0, 20.0], 7000), *runs(True, [12.0, 24.0], 7000)]
+    usual = [*runs(False, [10.0, 20.0], 7000), *runs(True, [12.0, 24.0], 7000), row("iql", protocol="cpu")]
     longer = [*runs(False, [30.0], 50_000, "long"), *runs(True, [33.0, 35.0], 50_000, "long"),
               *runs(False, [99.0], 50_000, "other", lr=0.1), *runs(False, [5.0], 9000, "short")]
     made = pages.lengths(results(*usual, *longer), [*usual, *longer], report.setting).splitlines()[2:]
-    assert made == ["| PointMaze | TD3+BC | 7k | 15.0 | 2 | 18.0 | 2 | +3.0 |",
-                    "| PointMaze | TD3+BC | 9k | 5.0 | 1 |  |  |  |",
-                    "| PointMaze | TD3+BC | 50k | 30.0 | 1 | 34.0 | 2 | +3.0 |"]  # of the seed that both have
+    assert made == ["| PointMaze | TD3+BC | 1 | 7k | 10.0 |  |  |", "| PointMaze | TD3+BC | 1 | 9k | 5.0 |  |  |",
+                    "| PointMaze | TD3+BC | 1 | 7k | 10.0 | 12.0 | +2.0 |",  # of the seed that all four have
+                    "| PointMaze | TD3+BC | 1 | 50k | 30.0 | 33.0 | +3.0 |"]
     assert pages.lengths(results(*usual), usual, report.setting) == "Not measured yet."
 
 
@@ -196,6 +197,96 @@ def test_welch_by_hand_and_samples_without_spread():
 
 
 # --- cells
+MANIFEST = {"format": 1, "task": "FetchPush", "env_id": "FetchPush-v4", "horizon": 50,
+            "arguments": {"seed": 0, "expert_noise": 0.2}, "expert": {"sha256": "e"},
+            "versions": {"mujoco": "3.2.7", "gymnasium-robotics": "1.4.2", "numpy": "2"}, "platform": "here",
+            "sha256": {name: "00" * 32 for name in ("observations", "achieved_goals", "desired_goals", "actions",
+                                                    "success", "source", "seeds")}}
+
+
+def changed(*path, value):
+    """The manifest above with one entry changed, or left out for None."""
+    manifest = copy.deepcopy(MANIFEST)
+    entry = manifest
+    for name in path[:-1]:
+        entry = entry[name]
+    entry.pop(path[-1], None)
+    return manifest if value is None else entry.update({path[-1]: value}) or manifest
+
+
+def test_what_makes_data_the_same():
+    made = report.made_of(MANIFEST)
+    for path, value in ((("sha256", "actions"), "11"), (("sha256", "observations"), "11"), (("arguments", "seed"), None),
+                        (("sha256", "achieved_goals"), "11"), (("platform",), "there"), (("versions", "numpy"), "3"),
+                        (("arguments", "expert_random_eps"), 0.0)):
+        assert report.made_of(changed(*path, value=value)) == made, path
+    others = [report.made_of(changed(*path, value=value)) for path, value in (
+        (("sha256", "desired_goals"), "11"), (("sha256", "success"), "11"), (("sha256", "source"), "11"),
+        (("sha256", "seeds"), "11"), (("arguments", "seed"), 1), (("arguments", "expert_noise"), 0.0),
+        (("expert", "sha256"), "f"), (("versions", "mujoco"), "3.3.0"), (("versions", "gymnasium-robotics"), "1.5"),
+        (("task",), "FetchPick"), (("env_id",), "FetchPush-v5"), (("horizon",), 51), (("format",), 2))]
+    assert None not in others and len({made, *others}) == 14
+    for path, value in ((("sha256", "lengths"), "11"), (("sha256", "seeds"), None), (("expert", "sha256"), None),
+                        (("expert",), "A*"), (("expert",), None), (("arguments",), None), (("versions",), None)):
+        assert report.made_of(changed(*path, value=value)) is None, path
+    assert report.made_of({}) is None
+
+
+def test_a_dataset_is_known_by_its_bits_but_where_the_collector_puts_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DATASETS", tmp_path)
+    monkeypatch.setattr(report, "REPOSITORY", tmp_path)
+    (tmp_path / "data" / "experts").mkdir(parents=True)
+    own, other, bits = tmp_path / "FetchPush.npz", tmp_path / "other.npz", report.bits_of(MANIFEST["sha256"])
+    for path in (own, other):
+        np.savez(path, actions=np.zeros(3), manifest=json.dumps(MANIFEST))
+    assert report.dataset_hashes(own) == (bits, report.made_of(MANIFEST))
+    assert report.dataset_hashes(other) == (bits, bits)
+    np.savez(other, actions=np.zeros(3))
+    whole = hashlib.sha256(b"<f8(3,)" + bytes(24)).hexdigest()
+    assert report.dataset_hashes(other) == (report.bits_of({"actions": whole}),) * 2
+    np.savez(other, actions=np.zeros(3), manifest="{}")  # as the scripts read it
+    assert report.dataset_hashes(other) == (report.bits_of({"actions": whole}),) * 2
+    assert report.dataset_hashes(tmp_path / "none.npz") is None
+
+    def data(rows=(), sha=bits, dataset=None):
+        report.on_card.cache_clear()
+        return report.data_of_run({"dataset_sha256": sha, "flags": {"task": "FetchPush", "dataset": dataset}}, rows)
+
+    assert data() == report.made_of(MANIFEST) and data(sha="x") == "x"
+    assert data([{"dataset_sha256": bits, "data": "y"}]) == "y", "the same bits are the same data"
+    own.write_bytes(b"damaged")
+    assert data() == bits == data([{"dataset_sha256": bits, "data": bits}])
+    own.unlink()
+    assert data() == bits
+    card = tmp_path / "data" / "experts" / "FetchPush.json"
+    card.write_text(json.dumps({"dataset": MANIFEST}))
+    assert data() == report.made_of(MANIFEST) and data(sha="x") == "x" and data(dataset="gone.npz") == data()
+    card.write_text(json.dumps({"task": "FetchPush"}))
+    assert data() == bits
+    report.on_card.cache_clear()
+
+
+def test_seeds_on_data_of_two_machines_are_one_cell(folder, capsys):
+    now = report.file_hash("td3bc")
+    rows = [r | {"dataset_sha256": str(k), "protocol": "cpu"} for swap in (False, True)
+            for k, r in enumerate(seeds([10.0, 20.0], task="FetchPush", swap=swap, sha=now))]
+    rows += [r | {"protocol": "cpu-swap-filter-reachable"} for r in rows[2:]]
+    for r in rows[4:]:
+        r["flags"] = r["flags"] | {"swap-filter": "reachable"}
+    assert results(*rows).cell("td3bc", "FetchPush", False).returns.tolist() == [10, 20]
+    made, _ = report.parts(rows)
+    assert "15.0, 2 seeds | 15.0, 2 seeds |  | 15.0, 2 seeds" in made["filters"]
+    assert made["runs"].count("| 2 | 15.00 ± 7.07 |") == 3
+    assert len(pages.varied(results(*rows).cell("td3bc", "FetchPush", True), rows, report.setting,
+                            "swap-filter")["reachable"].seeds) == 2
+    report.save_rows([rows[0], rows[0] | {"dataset_sha256": "9"}])
+    with pytest.raises(SystemExit):
+        report.read_rows()
+    assert "of the same run as line 1" in capsys.readouterr().err
+    report.save_rows([{name: value for name, value in rows[0].items() if name != "data"}])
+    assert report.read_rows()[0]["data"] == rows[0]["dataset_sha256"], "of a clone from before"
+
+
 def test_a_cell_holds_runs_that_differ_in_the_seed_only():
     some = results(*seeds([10, 20]), row(flags={"lr": 0.1}, value=90.0), row(data="2", value=70.0))
     assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [10, 20]
@@ -492,7 +583,8 @@ def test_no_rows_give_tables_without_ours_and_no_figures(folder):
     (lambda r: r.pop("seconds"), "seconds"), (lambda r: r.pop("updates_timed"), "updates_timed"),
     (lambda r: r["flags"].pop("precision"), "precision"), (lambda r: r["flags"].pop("batch-size"), "batch-size"),
     (lambda r: r["flags"].update(lr="fast"), "format"), (lambda r: r["flags"].update(task=["x"]), "no text"),
-    (lambda r: r.update(protocol=1), "no text"), (lambda r: r.update(file_sha256=None), "no text")])
+    (lambda r: r.update(protocol=1), "no text"), (lambda r: r.update(file_sha256=None), "no text"),
+    (lambda r: r.update(data=7), "no text")])
 def test_a_damaged_row_is_one_clear_line(folder, capsys, damage, word):
     rows = many()
     damage(rows[3])
