@@ -40,7 +40,8 @@ def row(method="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, sha="n
     flags = {"task": task, "swap": swap, "precision": "fp32", "seed": seed, "swap-source": "batch",
              "swap-batch": "equal", "batch-size": 512, "eval-episodes": 9, "updates": updates}
     return {"method": method, "updates": updates, "flags": flags | changes.pop("flags", {}), "file_sha256": sha,
-            "dataset_sha256": "1", "data": "1", "scores": scores, "curve": curve, "seconds": 1.0, "updates_timed": updates,
+            "dataset_sha256": "1", "data": "1", "scores": scores, "curve": curve, "seconds": 1.0,
+            "updates_timed": updates,
             "episodes": {"return": returns, "success": hits} | (copy.deepcopy(MAZE) if maze else {})} | changes
 
 
