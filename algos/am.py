@@ -51,7 +51,7 @@ TASKS = {"PointMaze": "PointMaze-v0", "FetchReach": "FetchReach-v4", "FetchPush"
          "HandBlockZ": "HandManipulateBlockRotateZ-v1", "HandBlockParallel": "HandManipulateBlockRotateParallel-v1",
          "HandBlockXYZ": "HandManipulateBlockRotateXYZ-v1", "HandEggRotate": "HandManipulateEggRotate-v1"}
 MAY_CHANGE = ("strict", "updates", "out", "resume", "overwrite", "track", "eval-every", "eval-episodes", "log-every",
-              "checkpoint-every", "device", "threads", "compile")  # on --resume
+              "checkpoint-every", "device", "threads", "compile", "cuda-graphs")  # on --resume
 EVAL_SEED = 1_000_000  # episode i of every evaluation, of every method, starts from reset(seed=EVAL_SEED + i)
 # --- end shared ---
 
@@ -75,6 +75,7 @@ class Experiment:
     threads: int = 0  # CPU threads for PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the hidden layers; tf32 needs a GPU, bf16 is autocast
     compile: bool = False  # torch.compile the update
+    cuda_graphs: bool = False  # on a GPU: record the update as CUDA graphs and replay them
 
 
 @dataclass
@@ -138,6 +139,8 @@ def check(flags):
         torch.empty(0, device=flags["device"])
     except (RuntimeError, AssertionError) as error:
         fail(f"--device {flags['device']}: not available here ({error}); use --device cpu")
+    if flags["cuda-graphs"] and (flags["compile"] or not flags["device"].startswith("cuda")):
+        fail("--cuda-graphs: needs a GPU, and goes without --compile; add --device cuda")
 # --- end shared ---
 
 
@@ -525,6 +528,36 @@ def find_dataset(task, path):
     return path
 
 
+def graphed(agent, device):
+    """agent.update for a GPU, which takes longer to be told of its hundreds of small operations than to do them.
+
+    Each form of an update, such as the one with a step of the target networks, runs once as it is, is recorded as a
+    CUDA graph the next time, and is replayed on a copy of the batch from then on. So what an update does must not
+    depend on n in other ways than those of `every`, nor on numbers that are looked at in Python.
+    """
+    every, graphs = (agent.o.target_every, getattr(agent.a, "policy_delay", 1)), {}
+    stream = torch.cuda.Stream(device)  # the default stream cannot be recorded
+    stream.wait_stream(torch.cuda.current_stream(device))
+    torch.cuda.set_stream(stream)
+    for optimizer in agent.optimizers.values():
+        optimizer.param_groups[0]["capturable"] = True
+
+    def update(batch, n):
+        form = tuple(n % k == 0 for k in every)
+        if form not in graphs:
+            graphs[form] = None
+            return agent.update(batch, n)
+        if not graphs[form]:
+            graph, held = torch.cuda.CUDAGraph(), Batch(*map(torch.clone, batch))
+            with torch.cuda.graph(graph, stream=stream):
+                graphs[form] = graph, held, agent.update(held, n)
+        graph, held, metrics = graphs[form]
+        torch._foreach_copy_(held, batch)
+        graph.replay()
+        return metrics
+    return update
+
+
 def train(agent_class, settings):
     e, o, flags = settings.experiment, settings.optimisation, settings.flags()
     check(flags)
@@ -565,7 +598,7 @@ def train(agent_class, settings):
     stop, shown, began, eval_seconds = [], {}, time.monotonic(), 0.0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stop.append(number))
-    update = torch.compile(agent.update) if e.compile else agent.update
+    update = graphed(agent, device) if e.cuda_graphs else torch.compile(agent.update) if e.compile else agent.update
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=e.precision == "bf16", cache_enabled=False)
 
     def log(file, kind, n, scores, **more):

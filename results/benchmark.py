@@ -207,7 +207,7 @@ def settings_of(method, words):
 
 def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
     """The cells in the order in which they run."""
-    cells, device = [], ["--device", "cuda"] * (gpus > 0)
+    cells, device = [], ["--device", "cuda", *["--cuda-graphs"] * ("--compile" not in extra)] * (gpus > 0)
     suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', word).strip('-')}" for word in extra)
     if len(suffix) > 150:  # names of folders end at 255
         suffix = f"{suffix[:130]}-{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
@@ -492,7 +492,8 @@ def main():
     add("--slurm", action="store_true", help="submit the runs with sbatch, as a job array")
     add("--partition", help="of --slurm")
     add("--time", help="limit for each job of --slurm; a run that takes longer goes on in the next one")
-    add("--gpus", type=int, default=0, metavar="N", help="for each job of --slurm; they run with --device cuda")
+    add("--gpus", type=int, default=0, metavar="N",
+        help="for each job of --slurm; they run with --device cuda --cuda-graphs")
     add("--sbatch", default="", metavar="WORDS", help="more flags for sbatch, for instance '--account=x --mem=4G'")
     add("--array-task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
@@ -507,6 +508,8 @@ def main():
     for name in ("partition", "time", "gpus", "sbatch"):
         if getattr(options, name) and not (options.slurm or options.array_task):
             fail(f"--{name}: needs --slurm; without it give flags of the scripts, for instance -- --device cuda")
+    if options.gpus and any(word.split("=")[0] in ("--device", "--cuda-graphs") for word in extra):
+        fail("flags after --: --device and --cuda-graphs come with --gpus; leave them out")
     for word in extra:
         if word.split("=")[0].replace("--no-", "--") in CELL_FLAGS:
             fail(f"{word} after --: the benchmark sets it for each run; --tasks, --swap and --seeds go before --")

@@ -46,7 +46,7 @@ MACHINE_FREE = ("desired_goals", "success", "source", "seeds")  # arrays of a da
 DATASET_HASHES = {}  # of files that were read
 # what may differ between runs that are summarised in one line of a table
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
-                 "threads", "compile", "dataset", "strict"}
+                 "threads", "compile", "cuda-graphs", "dataset", "strict"}
 
 # Fetch data until 2026-11-25: their expert did not explore (`data/collect.py --task <task> --expert-noise 0
 # --expert-random-eps 0`), or held FetchPick's block too loosely. Runs on them are listed, those of the noiseless expert

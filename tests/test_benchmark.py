@@ -40,6 +40,7 @@ class Settings:
     eval_every: int = 10
     eval_episodes: int = 50
     device: str = "cpu"
+    cuda_graphs: bool = False
     threads: int = 0
     precision: str = "fp32"
     swap: bool = False
@@ -267,6 +268,7 @@ def test_bad_input_is_one_line_and_status_2(clone):
             (["--methods", "quick,sarsa"], "--methods quick,sarsa: 'sarsa' is none of quick"),
             (["--tasks", "PointMaze,Chess"], "'Chess' is none of PointMaze"), (["--seeds", "1,x"], "--seeds 1,x"),
             (["--seeds", "5-2"], "--seeds 5-2"), (["--jobs", "0"], "--jobs 0"), (["--swap", "maybe"], "--swap"),
+            (["--slurm", "--gpus", "1", "--", "--device", "cpu"], "come with --gpus"),
             (["--method", "quick"], "--method"), (["--partition", "gpu"], "--partition: needs --slurm"),
             (["--", "--rate", "1"], "--rate"), (["--", "--updates", "ten"], "ten"), (["--", "--seed", "1"], "--seed")):
         run = Run(clone.folder, clone.folder / "results" / "benchmark.py", *words, *more).wait()
@@ -571,7 +573,7 @@ def test_slurm_script_runs_each_cell_and_queues_again(clone, fake_slurm):
     assert (fake_slurm / "scontrol.txt").read_text() == "requeue 42_4\n" and len(clone.scores()) == 3
     assert task(4).wait(60) == 0 and len(clone.scores()) == 4
     assert [line.endswith("resume") for line in clone.started()] == [False] * 4 + [True]
-    assert all(row["flags"]["device"] == "cuda" for row in clone.rows())
+    assert all(row["flags"]["device"] == "cuda" and row["flags"]["cuda-graphs"] for row in clone.rows())
     status, out, _ = clone.call(*words, "--slurm", *extra, PATH=path)
     assert status == 0 and "every run has a row" in out
     assert len((fake_slurm / "sbatch.txt").read_text().splitlines()) == 1

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,6 +144,31 @@ def test_evaluation_equals_single_environments(monkeypatch):
         assert row["final_distance"] == pytest.approx(distance, abs=1e-5)
     outcomes = {(row["success"], row["success_any"]) for row in found}
     assert outcomes == {(True, True), (False, True), (False, False)}
+
+
+def test_each_form_of_an_update_is_recorded_once_and_then_replayed(monkeypatch):
+    """--cuda-graphs with stand-ins for what needs a GPU; tests/test_cuda.py looks at the numbers on one."""
+    module, called, replayed = load_module(DQAPG), [], []
+
+    class Agent:
+        o, a, optimizers = SimpleNamespace(target_every=3), SimpleNamespace(policy_delay=2), {}
+
+        def update(self, batch, n):
+            called.append((n, batch))
+            return {"n": n}
+
+    graph = type("Graph", (), {"replay": lambda self: replayed.append(self)})
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(
+        Stream=lambda device: SimpleNamespace(wait_stream=lambda other: None), current_stream=lambda device: None,
+        set_stream=lambda stream: None, CUDAGraph=graph, graph=lambda graph, stream: nullcontext()))
+    update = module.graphed(Agent(), "cuda")
+    for n in range(1, 25):
+        metrics = update(module.Batch(*(torch.full((2,), float(n)) for _ in module.Batch._fields)), n)
+        assert (metrics["n"] % 3 == 0, metrics["n"] % 2 == 0) == (n % 3 == 0, n % 2 == 0)
+    assert [n for n, _ in called] == [1, 2, 3, 4, 5, 6, 9, 12], "twice in each of four forms"
+    assert len(replayed) == 24 - 4 and len(set(replayed)) == 4
+    held = {n: batch.goal.tolist() for n, batch in called}
+    assert (held[4], held[5], held[9], held[12]) == ([22, 22], [23, 23], [21, 21], [24, 24]), "the latest batches"
 
 
 # --- kills and resuming
@@ -280,7 +306,8 @@ def test_bad_dataset(content, dataset, start, tmp_path):
     "--hidden 8 -1", "--lr 0", "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--seed -1",
     "--threads -1",
     "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
-    "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--resume", "--out file",
+    "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--cuda-graphs",
+    "--resume", "--out file",
     "--out file/a", "--updates many", "--precision fp8", "--swap-source nowhere",
     "--swap-filter values", "--swap-filter far --swap"])
 def test_bad_flags(flags, start, tmp_path):
