@@ -146,20 +146,50 @@ def filters(both, rows, setting, current):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
-def varied(cell, rows, setting, flag):
-    """{value of a flag: Cell} of the runs that differ from a cell in that flag alone, its own among them."""
+def varied(cell, rows, setting, *flags):
+    """{value of a flag, or tuple of those of several: Cell} of the runs that differ from a cell in nothing else, its own
+    among them."""
     def rest(row):
-        return (setting(row | {"flags": {k: v for k, v in row["flags"].items() if k != flag}}), row["file_sha256"],
+        return (setting(row | {"flags": {k: v for k, v in row["flags"].items() if k not in flags}}), row["file_sha256"],
                 row["data"])
+
+    def value(row):
+        return row["flags"][flags[0]] if len(flags) == 1 else tuple(row["flags"][flag] for flag in flags)
 
     groups, own = {}, rest(cell.rows[0])
     for row in rows:
-        if flag in row["flags"] and rest(row) == own:
-            groups.setdefault(row["flags"][flag], {}).setdefault(row["flags"]["seed"], row)
+        if {*flags} <= row["flags"].keys() and rest(row) == own:
+            groups.setdefault(value(row), {}).setdefault(row["flags"]["seed"], row)
     cells = {value: Cell(list(found.values()), cell.stale) for value, found in groups.items()}
-    if flag in cell.rows[0]["flags"]:
-        cells[cell.rows[0]["flags"][flag]] = cell  # without runs of other protocols
+    if {*flags} <= cell.rows[0]["flags"].keys():
+        cells[value(cell.rows[0])] = cell  # without runs of other protocols
     return dict(sorted(cells.items()))
+
+
+def batches(results, rows, setting):
+    """Is it the swapped goals, or that they take the place of others? Half of the batch without swapping, and the whole
+    with a swapped copy beside it, where one of them was run; by the swapped goals that the actor learns from."""
+    def shown(cell):
+        return (f"{cell.returns.mean():.1f}, {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
+                if cell else "")
+
+    lines = ["| task | method | updates | 512 | 256 | swapped goals in the actor's loss | 256 + 256 | 512 + 512 |",
+             "|---" * 8 + "|"]
+    for task, method in ((task, method) for task in results.tasks() for method in ("dqapg", "td3bc")):
+        without, swapped = (results.cell(method, task, swap) for swap in (False, True))
+        if not without or not swapped or without.rows[0]["flags"]["batch-size"] != 512:
+            continue
+        sizes = varied(without, rows, setting, "batch-size")
+        found = varied(swapped, rows, setting, "swap-filter", "swap-batch")
+        if 256 not in sizes and not any(batch == "double" for _, batch in found):
+            continue
+        for k, (which, words) in enumerate({"none": "all", "reachable": "reachable", "values": "none"}.items()):
+            cells = [found.get((which, batch)) for batch in ("equal", "double")]
+            if any(cells):
+                own = [shown(without), shown(sizes.get(256))] if k == 0 else ["", ""]
+                lines.append(f"| {task} | {NAMES[method]} | {short_number(without.updates)} | {' | '.join(own)} | {words} | "
+                             f"{' | '.join(map(shown, cells))} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
 def alphas(both, rows, setting):

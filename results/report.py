@@ -487,7 +487,7 @@ def parts(rows):
             "counted": claims.counted(results), "short": pages.short(results), "effects": pages.effects(results),
             "pairs": pages.pairs(results), "alphas": pages.alphas(both, rows, setting),
             "expectiles": pages.expectiles(results, rows, setting), "lengths": pages.lengths(results, rows, setting),
-            "filters": pages.filters(both, rows, setting, current),
+            "filters": pages.filters(both, rows, setting, current), "batches": pages.batches(results, rows, setting),
             "noiseless": pages.noiseless(results, earlier),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),

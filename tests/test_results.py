@@ -110,6 +110,21 @@ def test_lengths_are_compared_where_nothing_else_differs():
     assert pages.lengths(results(*usual), usual, report.setting) == "Not measured yet."
 
 
+def test_batches_are_compared_where_nothing_else_differs():
+    def runs(swap, values, protocol="cpu", **flags):
+        return [r | {"protocol": protocol} for r in seeds(values, swap=swap, flags={"swap-filter": "none"} | flags)]
+
+    usual = [*runs(False, [10.0, 20.0]), *runs(True, [5.0, 6.0])]
+    more = [*runs(False, [4.0], "half", **{"batch-size": 256}), *runs(True, [7.0], "double", **{"swap-batch": "double"}),
+            *runs(True, [8.0], "both", **{"swap-batch": "double", "swap-filter": "values"}),
+            *runs(True, [99.0], "other", **{"swap-batch": "double", "swap-filter": "reachable", "lr": 0.1})]
+    made = pages.batches(results(*usual, *more), [*usual, *more], report.setting).splitlines()[2:]
+    assert made == ["| PointMaze | TD3+BC | 7k | 15.0, 2 seeds | 4.0, 1 seed | all | 5.5, 2 seeds | 7.0, 1 seed |",
+                    "| PointMaze | TD3+BC | 7k |  |  | none |  | 8.0, 1 seed |"]
+    filtered = [*usual, *runs(True, [9.0], "filter", **{"swap-filter": "values"})]  # of one batch only: not compared
+    assert pages.batches(results(*filtered), filtered, report.setting) == "Not measured yet."
+
+
 def test_runs_on_the_data_of_earlier_experts_stand_apart():
     def runs(values, protocol, **more):
         return [r | {"protocol": protocol} for r in seeds(values, task="FetchPush", sha=report.file_hash("td3bc"), **more)]
