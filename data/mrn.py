@@ -590,10 +590,10 @@ def train(args):
 
     if args.resume:
         saved = read(found, "delete it to go on from small.pt, or to start again")
-        for flag in "task", "critic", "seed":
+        for flag in "task", "critic", "seed", "episodes_per_cycle":  # the last: steps are counted in cycles
             was, now = saved["args"][flag], getattr(args, flag)
             if was != now:
-                raise UserError(f"--{flag} {now}: {found} was made with {was}; choose another --runs")
+                raise UserError(f"--{flag.replace('_', '-')} {now}: {found} was made with {was}; choose another --runs")
         for name, part in (parts | targets).items():
             part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
         for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
@@ -747,12 +747,13 @@ def main(args):
         raise UserError(f"--task: unknown task {args.task!r}: choose from {' '.join(TASKS)}")
     for field in dataclasses.fields(args):
         value, least = getattr(args, field.name), 0 if field.name in ("workers", "threads", "seed") else 1
-        if field.type in (int, Optional[int]) and value is not None and value < least:
-            raise UserError(f"--{field.name.replace('_', '-')}: must be at least {least}, not {value}")
-    for name in "stop_at", "her_rate", "random_eps", "polyak", "gamma", "lr":
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= (0.9999 if name == "gamma" else 1):
-            raise UserError(f"--{name.replace('_', '-')}: must be from 0 to 1, not {value}")
+        if field.type in (int, Optional[int]) and value is not None and not least <= value < 2**31:
+            raise UserError(f"--{field.name.replace('_', '-')}: must be from {least} to {2**31 - 1}, not {value}")
+    for name in "stop_at", "her_rate", "random_eps", "polyak", "gamma", "lr", "noise", "action_l2", "clip":
+        value, least = getattr(args, name), 0.1 if name == "clip" else 0
+        most = {"gamma": 0.9999, "noise": 10, "action_l2": 1000, "clip": 1000}.get(name, 1)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{name.replace('_', '-')}: must be from {least} to {most}, not {value}")
     if args.check_stepper:
         equal = stepper_matches_env(args.task)
         print(f"{args.task}: the fast stepper {'equals' if equal else 'DIFFERS FROM'} env.step")

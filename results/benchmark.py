@@ -77,7 +77,7 @@ ORDER = [(("PointMaze",), None, 10), (("FetchReach", "FetchPush"), None, 10),
          (("HandBlockZ",), ("dqapg", "td3bc", "awac", "cql", "gofar"), 2), (("FetchPick", "FetchSlide"), None, 10),
          (("HandBlockParallel", "HandBlockXYZ", "HandEggRotate"), ("dqapg", "td3bc"), 10)]
 
-CELL_FLAGS = ("--task", "--swap", "--seed", "--out", "--resume", "--overwrite")  # set for each run, not after --
+CELL_FLAGS = ("--task", "--swap", "--seed", "--out", "--resume", "--overwrite", "--threads")  # set for each run
 ARRAY = 1000  # runs in one job array: Slurm's default MaxArraySize is 1001
 GRACE = 300  # seconds before its time limit at which a Slurm job stops and queues again
 POLL, WAIT, HEARTBEAT = 0.1, 2, 600  # seconds: looks at processes; tries a locked run again; says where it is
@@ -466,6 +466,8 @@ def numbers_of(text):
         fail(f"--seeds {text}: a range goes from the smaller number to the larger one")
     if any(r[-1] - r[0] >= 10_000 for r in ranges):
         fail(f"--seeds {text}: a range holds 10,000 seeds at most")
+    if max(map(max, ranges)) > 2**31:
+        fail(f"--seeds {text}: the largest seed is {2**31}")
     return sorted({number for r in ranges for number in range(r[0], r[-1] + 1)})
 
 
@@ -512,7 +514,7 @@ def main():
         fail("flags after --: --device and --cuda-graphs come with --gpus; leave them out")
     for word in extra:
         if word.split("=")[0].replace("--no-", "--") in CELL_FLAGS:
-            fail(f"{word} after --: the benchmark sets it for each run; --tasks, --swap and --seeds go before --")
+            fail(f"{word} after --: the benchmark sets it for each run; --tasks, --swap, --seeds and --jobs go before --")
     report.read_rows()  # a damaged row is reported before the slow imports
     cells = list_cells(methods, tasks, options.swap, seeds, options.protocol, extra, options.gpus)
     if not cells:

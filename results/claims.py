@@ -2,20 +2,22 @@
 
 Differences are tested at the 5 % level, with Holm's correction for all comparisons that a claim makes. Ours: Welch's
 test over seeds. The paper's own numbers: the paper's way, 500 episodes as if each were independent. "No better than"
-and "no worse than" hold if the 95 % interval of the difference leaves out 5 % of the largest return or more.
+and "no worse than" hold if the 95 % interval of the difference leaves out 5 % of the largest return or more. A task or
+comparison of the claim that has no runs yet counts as undecided.
 """
 
 import json
 from collections import namedtuple
 
 import numpy as np
-from compare import LEVEL, NAMES, REPOSITORY, TASKS, compare, compare_paired, compare_printed, holm, horizon
+from compare import LEVEL, NAMES, REPOSITORY, TASKS, Comparison, compare, compare_paired, compare_printed, holm, horizon
 from scipy import stats
 
 PAPER = json.loads((REPOSITORY / "results" / "paper.json").read_text())
 YES, NO, OPEN, NEVER = "holds", "does not hold", "undecided", "not yet measured"
 SWAPPED = tuple(PAPER["table2"])  # the methods that the paper swaps
 HAND = ("HandBlockZ", "HandBlockParallel", "HandBlockXYZ")
+UNKNOWN = Comparison(0.0, -np.inf, np.inf, 1.0)  # of a pair without runs: it may be anything
 SHOWN = np.eye(3, dtype=bool)[::-1]  # PointMaze's pairs in the data, [start, goal]: s_a to g_3, s_b to g_2, s_c to g_1
 
 # check(source): {task: (verdict, numbers)}; overall(verdicts): one verdict
@@ -108,9 +110,9 @@ def half_better(comparisons, margin):
     return NO if downs and downs >= ups or all(c.high < margin for c in comparisons) else OPEN
 
 
-# --- rules for all tasks together; verdicts: those of the tasks that were measured
+# --- rules for all tasks of a claim together; the verdict of one that was not measured is undecided
 def every(verdicts):
-    """On every task measured; not so if on one it does not hold."""
+    """On every task; not so if on one it does not hold."""
     return NO if NO in verdicts else YES if all(v == YES for v in verdicts) else OPEN
 
 
@@ -120,7 +122,7 @@ def some(verdicts):
 
 
 def most(verdicts):
-    """On more than half of the tasks measured."""
+    """On more than half of the tasks."""
     half = len(verdicts) / 2
     return YES if verdicts.count(YES) > half else NO if verdicts.count(NO) >= half else OPEN
 
@@ -136,19 +138,24 @@ def numbers(pairs, judge):
     star = lambda c: f"{c.difference:+.1f}" + "*" * (c.p < LEVEL)  # noqa: E731
     if len(pairs) == 1:
         return star(pairs[0][1]) + (f" ({pairs[0][0]})" if pairs[0][0] else "")
-    pick = max if judge in (no_better, some_better) else min
-    label, extreme = pick(pairs, key=lambda pair: pair[1].difference)
+    for_more = judge in (no_better, some_better)
+    label, extreme = max(pairs, key=lambda pair: (
+        (up if for_more else down)(pair[1]), pair[1].difference if for_more else -pair[1].difference))
     return f"{star(extreme)} ({label}; {sum(up(c) for _, c in pairs)} of {len(pairs)} better, " \
            f"{sum(down(c) for _, c in pairs)} worse)"
 
 
 def by_pairs(table, pairs, judge, tasks=TASKS):
-    """A check that judges the differences a - b of pairs: [(label, a, b)] on each task."""
+    """A check that judges the differences a - b of pairs: [(label, a, b)] on each task where the paper has them."""
+    def compared(source):
+        return {task: found for task in TASKS if task in tasks
+                and (found := [(label, c) for label, a, b in pairs if (c := source.compare(table, task, a, b))])}
+
     def check(source):
-        found = {task: [(label, c) for label, a, b in pairs if (c := source.compare(table, task, a, b))]
-                 for task in TASKS if task in tasks}
-        return {task: (judge([c for _, c in compared], 0.05 * horizon(task)), numbers(compared, judge))
-                for task, compared in corrected({t: found[t] for t in found if found[t]}).items()}
+        papers = compared(Printed())
+        return {task: (judge([c for _, c in found] + [UNKNOWN] * (len(papers.get(task, ())) - len(found)),
+                             0.05 * horizon(task)), numbers(found, judge))
+                for task, found in corrected(compared(source)).items()}
     return check
 
 
@@ -162,19 +169,21 @@ def against(table, method, *others):
 
 
 def awac_gains_most(source):
-    """Does not hold only if the tasks that AWAC has yet to run on cannot turn it."""
+    """Decided only when the tasks that methods have yet to run on cannot turn it."""
     found = {(m, task): [("", c)] for m in SWAPPED for task in TASKS
              if (c := source.compare("table2", task, (m, True), (m, False)))}
-    counts = {}
+    counts, left = {}, dict.fromkeys(SWAPPED, len(TASKS))  # better on; tasks to run on, where it may be better too
     for (method, _), [(_, c)] in corrected(found).items():
         counts[method] = counts.get(method, 0) + up(c)
+        left[method] -= 1
     if "awac" not in counts or len(counts) < 2:
         return {}
-    rest, measured = max(n for m, n in counts.items() if m != "awac"), sum(m == "awac" for m, _ in found)
-    reachable = counts["awac"] + len(TASKS) - measured  # if it is better on every task that it has yet to run on
-    verdict = NO if reachable < max(5, rest) else YES if counts["awac"] >= max(5, rest) else OPEN
+    others = [(counts.get(m, 0), left[m]) for m in SWAPPED if m != "awac"]
+    least, most_of_all = max(n for n, _ in others), max(n + more for n, more in others)
+    verdict = NO if counts["awac"] + left["awac"] < max(5, least) else \
+        YES if counts["awac"] >= max(5, most_of_all) else OPEN
     return {"all": (verdict, "better on " + ", ".join(f"{NAMES[m]} {n}" for m, n in counts.items())
-                    + f", AWAC measured on {measured} of {len(TASKS)}" * (measured < len(TASKS)))}
+                    + f", AWAC measured on {len(TASKS) - left['awac']} of {len(TASKS)}" * bool(left["awac"]))}
 
 
 def others_fail(source):
@@ -182,20 +191,23 @@ def others_fail(source):
 
     Undecided while methods without runs could turn it, or while DQAPG's lead is not significant.
     """
-    found, others = {}, len(PAPER["table4"]) - 1
+    found, others, dqapg = {}, len(PAPER["table4"]) - 1, column("table4", "dqapg")
+    leads = corrected({task: [(m, c) for m in PAPER["table4"] if m != "dqapg"
+                              and (c := source.compare("table4", task, dqapg, column("table4", m)))] for task in HAND})
     for task in HAND:
         means = {m: value for m in PAPER["table4"]
                  if (value := source.mean("table4", task, column("table4", m))) is not None}
         ours, bar = means.pop("dqapg", None), 0.1 * horizon(task)
         if ours is not None and means:
             failed, best = sum(value < bar for value in means.values()), max(means, key=means.get)
-            lead = source.compare("table4", task, column("table4", "dqapg"), column("table4", best))
+            lead = dict(leads[task])
             if ours < bar or ours < means[best] or failed + others - len(means) < 0.75 * others:
                 verdict = NO
             else:
-                verdict = YES if failed >= 0.75 * others and lead and up(lead) else OPEN
+                verdict = YES if failed >= 0.75 * others and len(lead) == others and all(map(up, lead.values())) else OPEN
             found[task] = (verdict, f"DQAPG {ours:.1f}, {failed} of {len(means)} others below {bar:g}, "
-                                    f"{NAMES[best]} {means[best]:.1f}" + f", p {lead.p:.2g}" * bool(lead))
+                                    f"{NAMES[best]} {means[best]:.1f}"
+                                    + f", p {max(c.p for c in lead.values()):.2g} or less" * bool(lead))
     return found
 
 
@@ -203,7 +215,7 @@ def of_seeds(first, second):
     """A check that compares two success rates of PointMaze, (swap, score) each, over the seeds of DQAPG."""
     def check(source):
         cells = [source.cell("PointMaze", ("dqapg", swap)) for swap, _ in (first, second)]
-        if not all(cells):
+        if not all(cells) or cells[0].updates != cells[1].updates:
             return {}
         rates = [cell.of(score) for cell, (_, score) in zip(cells, (first, second))]
         c = compare_paired(*rates) if first[0] == second[0] else compare(*rates)  # two rates of the same policies
@@ -312,11 +324,15 @@ def claims():
 
 
 def judged(results):
-    """For each claim: it, its verdicts {task: (verdict, numbers)} by our runs and by the paper's own, overall ones."""
+    """For each claim: it, its verdicts {task: (verdict, numbers)} by our runs and by the paper's own, overall ones.
+
+    Its tasks are those that the paper has numbers for, or PointMaze alone. None: not measured on any.
+    """
     for claim in claims():
         ours, printed = claim.check(Ours(results)), claim.check(Printed())
-        yield claim, ours, printed, *(claim.overall([v for v, _ in found.values()]) if found else None
-                                      for found in (ours, printed))
+        missing = [OPEN] * ((len(printed) or 1) - len(ours))
+        yield claim, ours, printed, *(claim.overall([v for v, _ in found.values()] + more) if found else None
+                                      for found, more in ((ours, missing), (printed, [])))
 
 
 def starred(name_of, text):

@@ -178,6 +178,9 @@ def add(folders):
             evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
         except (OSError, ValueError) as error:
             fail(f"{folder}: not a finished run ({error})")
+        if not evaluations or evaluations[-1]["update"] != row["updates"]:
+            fail(f"{folder}: result.json is of update {row['updates']}, the evaluations end elsewhere, as after a longer "
+                 "run that was stopped; finish it with --resume")
         episodes = evaluations[-1]["episodes"]
         paths = final_paths(folder, row)
         protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}", row["flags"].get("out", ""))

@@ -270,7 +270,8 @@ def test_bad_input_is_one_line_and_status_2(clone):
             (["--seeds", "5-2"], "--seeds 5-2"), (["--jobs", "0"], "--jobs 0"), (["--swap", "maybe"], "--swap"),
             (["--slurm", "--gpus", "1", "--", "--device", "cpu"], "come with --gpus"),
             (["--method", "quick"], "--method"), (["--partition", "gpu"], "--partition: needs --slurm"),
-            (["--", "--rate", "1"], "--rate"), (["--", "--updates", "ten"], "ten"), (["--", "--seed", "1"], "--seed")):
+            (["--", "--rate", "1"], "--rate"), (["--", "--updates", "ten"], "ten"), (["--", "--seed", "1"], "--seed"),
+            (["--", "--threads", "4"], "--threads"), (["--seeds", "3000000000"], "--seeds 3000000000")):
         run = Run(clone.folder, clone.folder / "results" / "benchmark.py", *words, *more).wait()
         assert run.status == 2 and len(run.error_lines) == 1 and wanted in run.err, (more, run.err)
     (clone.folder / "algos" / "gcsl.py").write_text(QUICK)

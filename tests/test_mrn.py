@@ -52,6 +52,15 @@ def test_resuming_equals_a_run_without_a_break(tmp_path):
     assert expert["task"] == "FetchReach" and (parts / "expert.pt").stat().st_size < 1e6
 
 
+def test_a_resumed_run_keeps_its_cycles(tmp_path):
+    """Steps are counted in cycles of so many episodes."""
+    run = train(tmp_path, "FetchReach", 100)
+    before = contents(run)
+    more = Run(tmp_path, MRN, "--task", "FetchReach", "--runs", "runs", "--steps", 400, *TINY,
+               "--episodes-per-cycle", 4, "--resume").wait()
+    assert more.status == 2 and "--episodes-per-cycle 4" in more.err and contents(run) == before
+
+
 def test_starting_from_another_task_takes_its_networks_and_replay(tmp_path):
     other = train(tmp_path, "HandBlockZ", 200)
     run = train(tmp_path, "HandBlockXYZ", 200, "--start-from", other, "--lr", 1e-12)
@@ -69,7 +78,8 @@ def contents(folder):
 @pytest.mark.parametrize("flags, named", [
     (["--start-from", "nowhere"], "nowhere"), (["--start-from", "runs/FetchReach"], "--start-from"),
     (["--task", "Nothing"], "--task"), (["--gamma", 2], "--gamma"), (["--batch-size", 0], "--batch-size"),
-    (["--resume"], "--resume"), (["--runs", "file"], "file")])
+    (["--resume"], "--resume"), (["--runs", "file"], "file"), (["--clip", 0], "--clip"), (["--noise", "nan"], "--noise"),
+    (["--noise", -1], "--noise"), (["--action-l2", -1], "--action-l2"), (["--seed", 2**40], "--seed")])
 def test_bad_input(flags, named, tmp_path):
     if "runs/FetchReach" in flags:
         train(tmp_path, "FetchReach", 100)

@@ -429,6 +429,31 @@ def test_verdicts_come_from_rows_and_not_from_stale_ones_or_single_seeds():
         "Of 23 claims of the paper 1 holds, 2 do not hold, 0 are undecided, 20 are not yet measured in our runs.")
 
 
+def test_what_was_not_measured_is_undecided():
+    text = "the rest of the tasks are more or less intact"  # FetchReach and HandBlockXYZ, seven methods
+    rows = [row(m, task, swap, seed, 30 + seed / 100) for m in claims.SWAPPED for task in ("FetchReach", "HandBlockXYZ")
+            for swap in (False, True) for seed in (1, 2, 3)]
+    assert verdicts(results(*rows))[text][0] == "holds"
+    reach = [r for r in rows if r["flags"]["task"] == "FetchReach"]
+    verdict, found = verdicts(results(*reach))[text]
+    assert verdict == "undecided" and found["FetchReach"][0] == "holds"
+    some = [r for r in rows if r["method"] != "cql"]
+    verdict, found = verdicts(results(*some))[text]
+    assert verdict == "undecided" and {v for v, _ in found.values()} == {"undecided"}
+    none = verdicts(results(*(r for r in rows if r["method"] == "cql" and r["flags"]["task"] == "FetchReach")))
+    assert none["CQL benefits from swapping"] == ("undecided", {"FetchReach": ("does not hold", "+0.0")})
+    better = [row("td3bc", "FetchReach", True, seed, 40 + seed / 100) for seed in (1, 2, 3)]
+    one = [r for r in reach if r["method"] == "td3bc" and not r["flags"]["swap"]] + better
+    assert verdicts(results(*one))[text][0] == "does not hold"  # whatever the others do
+
+
+def test_of_many_comparisons_a_significant_one_is_shown():
+    pairs = [("wide", c(9, 20)), ("sure", c(3, p=0.01)), ("low", c(-9, 20)), ("worse", c(-2, p=0.01))]
+    assert claims.numbers(pairs, claims.no_better).startswith("+3.0* (sure")
+    assert claims.numbers(pairs, claims.no_worse).startswith("-2.0* (worse")
+    assert claims.numbers(pairs[:1] + pairs[2:3], claims.no_worse).startswith("-9.0 (low")
+
+
 def test_p_values_of_a_claim_are_corrected_together():
     # p = .03 alone; beside a second comparison it counts twice
     pair = [("", compare.Comparison(5, 1, 9, 0.03))]
@@ -466,7 +491,14 @@ def test_claim_about_the_hand_and_awac():
     verdict, found = verdicts(results(*rows))[text]
     assert verdict == "undecided" and "DQAPG 41.5, 2 of 2 others below 10, TD3+BC 3.5" in found["HandBlockZ"][1]
     assert verdicts(results(*rows, *others(5, rest[:6])))[text][0] == "undecided"  # 8 of 11
-    assert verdicts(results(*rows, *others(5, rest[:7])))[text][0] == "holds"  # 9 of 11, whatever the last two do
+    assert verdicts(results(*rows, *others(5, rest[:7])))[text][1]["HandBlockZ"][0] == "undecided"  # two may lead
+    verdict, found = verdicts(results(*rows, *others(5, rest)))[text]
+    assert found["HandBlockZ"][0] == "holds" and verdict == "undecided"  # two tasks are left
+    rows = [copy.deepcopy(r) | {"flags": r["flags"] | {"task": task}} for r in (*rows, *others(5, rest))
+            for task in claims.HAND]
+    assert verdicts(results(*rows))[text][0] == "holds"
+    assert verdicts(results(*(r for r in rows if r["method"] != rest[0])))[text][0] == "undecided"
+    rows = [r for r in rows if r["flags"]["task"] == "HandBlockZ" and r["method"] not in rest]
     assert verdicts(results(*rows, *others(20, rest[:2])))[text][0] == "undecided"
     assert verdicts(results(*rows, *others(20, rest[:3])))[text][0] == "does not hold"
     assert verdicts(results(*rows, *others(45, rest[:1])))[text][0] == "does not hold"  # better than DQAPG
@@ -478,7 +510,10 @@ def test_claim_about_the_hand_and_awac():
         "undecided", {"all": ("undecided", "better on TD3+BC 0, AWAC 1, AWAC measured on 1 of 9")})
     four = [row("awac", task, s, seed, 5 + seed + 30.0 * s) for task in compare.TASKS[:4] for s in (False, True)
             for seed in (1, 2, 3)]
-    assert verdicts(results(*rows, *four))["AWAC benefits the most, on five tasks"][0] == "holds"
+    assert verdicts(results(*rows, *four))["AWAC benefits the most, on five tasks"][0] == "undecided"  # others may gain
+    level = [row(m, task, s, seed, 5 + seed) for m in claims.SWAPPED if m != "awac" for task in compare.TASKS[:4]
+             for s in (False, True) for seed in (1, 2, 3)]
+    assert verdicts(results(*rows, *four, *level))["AWAC benefits the most, on five tasks"][0] == "holds"
     rows += [row("td3bc", task, s, seed, 10 + seed + 30.0 * s) for task in ("FetchPush", "FetchPick") for s in (False, True)
              for seed in (1, 2, 3)]
     assert verdicts(results(*rows))["AWAC benefits the most, on five tasks"][0] == "undecided"  # 8 tasks are left to AWAC
@@ -669,6 +704,16 @@ def finished_run(folder, **changes):
     (folder / "evaluations.jsonl").write_text(json.dumps(
         {"update": 7000, **made["scores"], "episodes": episodes}) + "\n")
     return folder
+
+
+def test_a_run_that_went_on_and_was_stopped_is_no_row(folder, capsys):
+    report.ROWS.unlink()
+    run = finished_run(folder / "1")
+    with open(run / "evaluations.jsonl", "a") as file:  # of --resume --updates 9000; result.json is still of 7000
+        file.write(json.dumps(json.loads((run / "evaluations.jsonl").read_text()) | {"update": 8000}) + "\n")
+    with pytest.raises(SystemExit) as stopped:
+        report.add([run])
+    assert stopped.value.code == 2 and "--resume" in capsys.readouterr().err and not report.ROWS.exists()
 
 
 def test_add_takes_a_run_once_and_refuses_what_is_none(folder, capsys):
