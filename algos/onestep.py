@@ -135,11 +135,11 @@ def check(flags):
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
-        torch.empty(0, device=flags["device"])
+        torch.zeros(1, device=flags["device"]).item()
     except (RuntimeError, AssertionError) as error:
         fail(f"--device {flags['device']}: not available here ({error}); use --device cpu")
     if flags["cuda-graphs"] and (flags["compile"] or not flags["device"].startswith("cuda")):
-        fail("--cuda-graphs: needs a GPU, and goes without --compile; add --device cuda")
+        fail("--cuda-graphs: " + ("leave out --compile" if flags["compile"] else "needs a GPU; add --device cuda"))
 # --- end shared ---
 
 
@@ -376,16 +376,22 @@ def make_env(task):
             with redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
-        compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
-        best = np.asarray(compute_reward(np.stack([goal, goal]), np.stack([goal, goal]), {}))  # of a reached goal
+        compute_reward, obs = env.unwrapped.compute_reward, env.reset(seed=0)[0]
+        start, goal = obs["achieved_goal"], obs["desired_goal"]
     except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError) as error:
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
     box = env.action_space
     if not isinstance(box, gym.spaces.Box) or box.low.ndim != 1 or not np.isfinite([box.low, box.high]).all():
         fail(f"--task {task}: needs actions in a bounded box, not {box}")
-    if best.shape != (2,) or not env.spec.max_episode_steps:
+    try:  # at the start, halfway and at the goal
+        rewards = np.asarray(compute_reward(np.stack([start, (start + goal) / 2, goal]), np.stack([goal] * 3), {}))
+    except Exception as error:  # of whatever kind the environment raises
+        fail(f"--task {task}: needs a compute_reward that takes whole batches ({error})")
+    if rewards.shape != (3,) or not env.spec.max_episode_steps:
         fail(f"--task {task}: needs a compute_reward that takes whole batches, and max_episode_steps")
-    return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best[0]
+    if len(set(rewards.tolist())) > 2:
+        fail(f"--task {task}: needs a sparse reward, one value at the goal and one elsewhere; name a task that has it")
+    return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= rewards[-1]
 
 
 @torch.random.fork_rng()  # a policy that draws random numbers draws the same ones at every evaluation, and no others
@@ -479,7 +485,10 @@ def load(path, agent, buffer, flags, dataset_hash):
 def open_log(path, n):
     """Opens a JSONL log for appending, without the rows after update n that a killed run left behind."""
     lines = path.read_bytes().split(b"\n")[:-1] if n and path.exists() else []
-    write(path, b"".join(line + b"\n" for line in lines if json.loads(line)["update"] <= n))
+    try:
+        write(path, b"".join(line + b"\n" for line in lines if json.loads(line)["update"] <= n))
+    except (ValueError, LookupError, TypeError):
+        fail(f"--resume: {path} has a damaged line; take it out, or start anew with --overwrite")
     return open(path, "a", buffering=1)
 # --- end shared ---
 
@@ -501,7 +510,7 @@ def find_dataset(task, path):
 
 
 def graphed(agent, device):
-    """agent.update for a GPU, which takes longer to be told of its hundreds of small operations than to do them.
+    """agent.update for a GPU, where starting an update's hundreds of small operations takes longer than doing them.
 
     Each form of an update, such as the one with a step of the target networks, runs once as it is, is recorded as a
     CUDA graph the next time, and is replayed on a copy of the batch from then on. So what an update does must not
@@ -542,7 +551,7 @@ def train(agent_class, settings):
     device = torch.device(e.device)
     folder = e.out / e.task.replace("/", "-") / (METHOD + "-swap" * settings.relabelling.swap) / str(e.seed)
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not e.resume and not e.overwrite:
+    if (checkpoint.exists() or (folder / "result.json").exists()) and not e.resume and not e.overwrite:
         fail(f"--out: {folder} already holds a run; --resume goes on with it, --overwrite starts anew")
 
     env, reached = make_env(e.task)
@@ -557,11 +566,11 @@ def train(agent_class, settings):
     if start >= o.updates:
         fail(f"--updates {o.updates}: {checkpoint} is already at update {start}")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in () if e.resume else ("checkpoint.pt", "*.json", "*.jsonl", "paths.png", "events.out.tfevents.*"):
+    for name in () if e.resume else ("checkpoint.pt", "result.json", "paths.png", "events.out.tfevents.*"):
         for old in folder.glob(name):
             old.unlink()
-    write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     metrics_log, eval_log = open_log(folder / "metrics.jsonl", start), open_log(folder / "evaluations.jsonl", start)
+    write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     if e.track:
         wandb.init(project="swapped-gcrl", name=str(folder), config=flags, sync_tensorboard=True)
     from torch.utils.tensorboard import SummaryWriter

@@ -275,10 +275,17 @@ def make_env(task):
             with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice on other environments
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
-        compute_reward, goal = env.unwrapped.compute_reward, env.reset(seed=0)[0]["desired_goal"]
-        best = float(compute_reward(goal[None], goal[None], {})[0])
+        compute_reward, obs = env.unwrapped.compute_reward, env.reset(seed=0)[0]
+        start, goal = obs["achieved_goal"], obs["desired_goal"]
     except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError, IndexError) as error:
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
+    try:  # as in algos/: a reward of two values, for whole batches
+        on_the_way = np.stack([start, (start + goal) / 2, goal])
+        *_, best = rewards = [float(r) for r in compute_reward(on_the_way, np.stack([goal] * 3), {})]
+    except Exception as error:  # of whatever kind the environment raises
+        fail(f"--task {task}: needs a compute_reward that takes whole batches ({error})")
+    if len(rewards) != 3 or len(set(rewards)) > 2:
+        fail(f"--task {task}: needs a sparse reward for whole batches, one value at the goal and one elsewhere")
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best, best
 
 

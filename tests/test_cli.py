@@ -306,7 +306,8 @@ def test_bad_dataset(content, dataset, start, tmp_path):
     "--hidden 8 -1", "--lr 0", "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--seed -1",
     "--threads -1",
     "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
-    "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--cuda-graphs",
+    "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--device meta", "--cuda-graphs",
+    "--cuda-graphs --compile", "--task FetchReachDense-v4",
     "--resume", "--out file",
     "--out file/a", "--updates many", "--precision fp8", "--swap-source nowhere",
     "--swap-filter values", "--swap-filter far --swap"])
@@ -371,16 +372,36 @@ def test_a_finished_run_is_not_touched_by_mistake(flags, named, finished, start,
     assert contents(tmp_path / "runs") == before
 
 
+def test_a_finished_run_without_its_checkpoint_is_kept_too(finished, start, tmp_path):
+    shutil.copytree(finished, tmp_path / "runs")
+    (tmp_path / "runs" / "PointMaze" / "dqapg" / "1" / "checkpoint.pt").unlink()
+    before = contents(tmp_path / "runs")
+    fails(start(DQAPG, "--updates", 40), "--overwrite")
+    assert contents(tmp_path / "runs") == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
+@pytest.mark.parametrize("line", [b'{"update": 1', b"[1]", b'{"n": 1}', b"\xff"])
+def test_a_damaged_log(name, line, finished, start, tmp_path):
+    shutil.copytree(finished, tmp_path / "runs")
+    log = tmp_path / "runs" / "PointMaze" / "dqapg" / "1" / name
+    log.write_bytes(line + b"\n" + log.read_bytes())
+    before = contents(tmp_path / "runs")
+    fails(start(DQAPG, "--updates", 40, "--resume"), "--resume", name)
+    assert contents(tmp_path / "runs") == before
+
+
 def test_overwrite_starts_anew(finished, start, tmp_path):
     shutil.copytree(finished, tmp_path / "runs")
     folder = tmp_path / "runs" / "PointMaze" / "dqapg" / "1"
+    (folder / "note.json").write_text("the user's own")
     run = start(DQAPG, "--updates", 100_000, "--overwrite")
     settings = folder / "settings.json"
     run.wait_for(lambda: settings.exists() and "100000" in settings.read_text() and "updates/s" in run.err)
     run.signal(signal.SIGKILL).wait()
     assert not {"checkpoint.pt", "result.json", "paths.png"} & {path.name for path in folder.iterdir()}
     assert start(DQAPG, "--updates", 10).wait().status == 0
-    assert load(folder / "checkpoint.pt")["update"] == 10
+    assert load(folder / "checkpoint.pt")["update"] == 10 and (folder / "note.json").read_text() == "the user's own"
     assert [row["update"] for row in rows_of(folder / "metrics.jsonl")] == [10]
 
 
@@ -495,6 +516,18 @@ def test_a_script_alone_in_a_folder(script, tmp_path):
         fails(Run(tmp_path, copy, "--task", "PointMaze", "--updates", 5), "--task PointMaze")
         for task in ("toymodule:Toy-v0", "FetchReach"):
             fails(Run(tmp_path, copy, "--task", task, "--seed", 2), "--dataset")
+
+
+@pytest.mark.parametrize("reward, named", [
+    ("1.0 if np.linalg.norm(achieved - desired, axis=-1) < 0.5 else 0.0", "whole batches"),
+    ("float(np.linalg.norm(achieved - desired) < 0.5)", "whole batches"), ("info['x']", "whole batches"),
+    ("-np.linalg.norm(achieved - desired, axis=-1)", "sparse reward")])
+def test_a_reward_that_does_not_fit_is_refused(reward, named, tmp_path):
+    toy = TOY.replace("(np.abs(achieved - desired) < 0.5).all(-1).astype(float)", reward)
+    assert toy != TOY
+    (tmp_path / "toymodule.py").write_text(toy)
+    shutil.copy(DQAPG, tmp_path)
+    fails(Run(tmp_path, tmp_path / DQAPG.name, "--task", "toymodule:Toy-v0", "--updates", 5), "--task", named)
 
 
 def test_the_real_command_line(tmp_path):
