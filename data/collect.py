@@ -8,10 +8,10 @@
 PointMaze: an A* expert with noise walks each of the three demonstrated start-goal pairs ten times (App. C.3 and D of
 Yang et al. 2023, arXiv 2302.08865).
 Robot tasks: 500 episodes of the expert data/experts/<task>.pt, failures included, and 2,000 of uniformly random actions
-(Sec. 5 and App. D). On the Fetch tasks the expert explores, as its trainer does, on the Hand tasks it does not. Every
-episode has its own seed and starts in the state of a new environment, so that it does not depend on the episodes before
-it, nor on the number of workers. Episodes in which MuJoCo warns of a bad state are drawn again from another seed, and
-counted in the manifest as "redrawn".
+(Sec. 5 and App. D). The expert's actions have the noise of its training, on the Fetch tasks also its random actions.
+Every episode has its own seed and starts in the state of a new environment, so that it does not depend on the episodes
+before it, nor on the number of workers. Episodes in which MuJoCo warns of a bad state are drawn again from another
+seed, and counted in the manifest as "redrawn".
 
 The file holds, for N episodes of T steps:
     observations (N, T+1, obs_dim), achieved_goals (N, T+1, goal_dim), desired_goals (N, goal_dim)  float32
@@ -72,8 +72,7 @@ class Args:
     seed: int = 0  # another seed gives other episodes
     expert_episodes: int = 500  # robot tasks: episodes of the expert (Sec. 5)
     random_episodes: int = 2000  # robot tasks: episodes of uniformly random actions (Sec. 5)
-    # robot tasks: deviation of Gaussian noise on the expert's actions, which lie in [-1, 1]; by default 0.2 on the
-    # Fetch tasks, 0 on the Hand tasks
+    # robot tasks: deviation of Gaussian noise on the expert's actions, which lie in [-1, 1]; by default 0.2
     expert_noise: float | None = None
     # robot tasks: probability of a uniformly random action in place of the expert's; by default 0.3 on the Fetch tasks,
     # 0 on the Hand tasks
@@ -94,8 +93,9 @@ class Args:
 SETTINGS = {"PointMaze": ("episodes_per_pair", "action_noise", "step_length"),
             "robots": ("expert_episodes", "random_episodes", "expert_noise", "expert_random_eps")}
 # expert_noise and expert_random_eps. The paper's Fetch data are WGCSL's, whose files are out of reach; that its expert
-# explored as in training is what a file of the same authors suggests (README.md, "The expert explores")
-EXPLORATION = {"Fetch": (0.2, 0.3), "Hand": (0.0, 0.0)}
+# explored as in training is what a file of the same authors suggests. Of the Hand data the paper names the trainer only;
+# noise is an inference from its returns, and with random actions a Hand expert fails (README.md, "The expert explores")
+EXPLORATION = {"Fetch": (0.2, 0.3), "Hand": (0.2, 0.0)}
 NO_EXPLORATION = {"expert_random_eps": 0.0}  # of files that are older than this flag
 
 

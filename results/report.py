@@ -48,13 +48,18 @@ DATASET_HASHES = {}  # of files that were read
 NOT_A_SETTING = {"seed", "out", "resume", "overwrite", "track", "eval-every", "log-every", "checkpoint-every", "device",
                  "threads", "compile", "cuda-graphs", "dataset", "strict"}
 
-# Fetch data until 2026-11-25: their expert did not explore (`data/collect.py --task <task> --expert-noise 0
-# --expert-random-eps 0`), or held FetchPick's block too loosely. Runs on them are listed, those of the noiseless expert
-# also compared with those on the data of now, but count nowhere else.
+# Data until 2026-11-25 (Fetch) and 2026-11-26 (Hand): their expert did not explore (`data/collect.py --task <task>
+# --expert-noise 0 --expert-random-eps 0`), or held FetchPick's block too loosely. Runs on them are listed, those of the
+# noiseless expert also compared with those on the data of now, but count nowhere else.
 EARLIER = {"a09a2daaaf569ca19227ba77206ee766daae20cf30d7d401bce9311894383b50": "noiseless expert",  # FetchReach
            "5c9309dd3155a952c327ee1072bd932990352ac5f2153ebe963e3f3accefa8fa": "noiseless expert",  # FetchPush
            "9d8bddef87d290594ded922c3a965870186d310bb5b9cf86ff1658005a2efdc1": "noiseless expert",  # FetchPick
            "e1f664175a91059bf173d40dcce3c8e997d3a901dbffc840760b33be01f820c5": "noiseless expert",  # FetchSlide
+           "04e3e16591049293dd647e4a6309bf29fc6ec91c05bcc1e2f5f4004132fff2aa": "noiseless expert",  # HandBlockZ
+           "04f03fe161432c2f044301fbb28e6f55b6d7caf6ba4e49020453ae56f5aaae1e": "noiseless expert",  # HandBlockZ
+           "ce28757757c698c8f553f5d2216c12d9cfebbe5917e04eb1ee8d0c8de4d89588": "noiseless expert",  # HandBlockParallel
+           "fd5954ef1da2963cd01e292593da9edb2894803421c8cf4e98b25f8920c48bf4": "noiseless expert",  # HandBlockXYZ
+           "399e943ca58fc909c39b87437e1508bc16753e1a498a83e2a29ed7ee135630bb": "noiseless expert",  # HandEggRotate
            "0804b0a23c985ad4823dfe06ea106178827ffcb5458fc362dfe1aa4621ffd763": "loose expert"}  # FetchPick
 
 

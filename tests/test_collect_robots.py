@@ -130,7 +130,7 @@ def test_exploration_of_the_expert():
 
 
 @pytest.mark.parametrize("task, expected", [
-    ("FetchPush", (0.2, 0.3)), ("HandBlockZ", (0.0, 0.0)), ("FetchReach", (0.1, 0.3))])
+    ("FetchPush", (0.2, 0.3)), ("HandBlockZ", (0.2, 0.0)), ("FetchReach", (0.1, 0.3))])
 def test_who_explores(task, expected):
     args = collect.Args(task=task, expert_noise=0.1 if task == "FetchReach" else None)
     collect.check(args)
