@@ -94,7 +94,7 @@ def effects(results):
 
 
 def noiseless(results, earlier):
-    """The cells on the Fetch data of an expert that did not explore, beside those on the data of now."""
+    """The cells on the data of an expert that did not explore, beside those on the data of now."""
     def shown(cell):
         return f"{cell.returns.mean():.1f}, {cell.size}" + ", stale" * cell.stale if cell else ""
 
@@ -166,16 +166,20 @@ def varied(cell, rows, setting, *flags):
     return dict(sorted(cells.items()))
 
 
-def batches(results, rows, setting):
+def batches(both, rows, setting):
     """Is it the swapped goals, or that they take the place of others? Half of the batch without swapping, and the whole
-    with a swapped copy beside it, where one of them was run; by the swapped goals that the actor learns from."""
+    with a swapped copy beside it, where one of them was run; by the swapped goals that the actor learns from.
+
+    both: {what follows the name of a task: Results}.
+    """
     def shown(cell):
         return (f"{cell.returns.mean():.1f}, {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
                 if cell else "")
 
     lines = ["| task | method | updates | 512 | 256 | swapped goals in the actor's loss | 256 + 256 | 512 + 512 |",
              "|---" * 8 + "|"]
-    for task, method in ((task, method) for task in results.tasks() for method in ("dqapg", "td3bc")):
+    for more, results, task, method in ((more, its, task, m) for more, its in both.items() for task in its.tasks()
+                                        for m in ("dqapg", "td3bc")):
         without, swapped = (results.cell(method, task, swap) for swap in (False, True))
         if not without or not swapped or without.rows[0]["flags"]["batch-size"] != 512:
             continue
@@ -187,8 +191,8 @@ def batches(results, rows, setting):
             cells = [found.get((which, batch)) for batch in ("equal", "double")]
             if any(cells):
                 own = [shown(without), shown(sizes.get(256))] if k == 0 else ["", ""]
-                lines.append(f"| {task} | {NAMES[method]} | {short_number(without.updates)} | {' | '.join(own)} | {words} | "
-                             f"{' | '.join(map(shown, cells))} |")
+                lines.append(f"| {task}{more} | {NAMES[method]} | {short_number(without.updates)} | {' | '.join(own)} | "
+                             f"{words} | {' | '.join(map(shown, cells))} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
@@ -230,10 +234,14 @@ def expectiles(results, rows, setting):
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
-def lengths(results, rows, setting):
-    """Runs that differ from the cells above in their number of updates alone, beside those of the same seeds."""
+def lengths(both, rows, setting):
+    """Runs that differ from the cells above in their number of updates alone, beside those of the same seeds.
+
+    both: {what follows the name of a task: Results}.
+    """
     lines = ["| task | method | seeds | updates | without swapping | with | difference |", "|---" * 7 + "|"]
-    for task, method in ((task, method) for task in results.tasks() for method in results.methods(task)):
+    for more, results, task, method in ((more, its, task, m) for more, its in both.items() for task in its.tasks()
+                                        for m in its.methods(task)):
         usual = [results.cell(method, task, swap) for swap in (False, True)]
         found = [varied(cell, rows, setting, "updates") if cell else {} for cell in usual]
         for n in sorted({*found[0], *found[1]} - {cell.updates for cell in usual if cell}):
@@ -246,7 +254,7 @@ def lengths(results, rows, setting):
                 shown = ["" if mean is None else f"{mean:.1f}" for mean in means]
                 shown.append(f"{means[1] - means[0]:+.1f}" if None not in means else "")
                 some = next(filter(None, cells))
-                lines.append(f"| {task} | {NAMES[method]} | {len(common)}{', stale' * some.stale} | "
+                lines.append(f"| {task}{more} | {NAMES[method]} | {len(common)}{', stale' * some.stale} | "
                              f"{short_number(some.updates)} | {' | '.join(shown)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 

@@ -103,11 +103,13 @@ def test_lengths_are_compared_where_nothing_else_differs():
     usual = [*runs(False, [10.0, 20.0], 7000), *runs(True, [12.0, 24.0], 7000), row("iql", protocol="cpu")]
     longer = [*runs(False, [30.0], 50_000, "long"), *runs(True, [33.0, 35.0], 50_000, "long"),
               *runs(False, [99.0], 50_000, "other", lr=0.1), *runs(False, [5.0], 9000, "short")]
-    made = pages.lengths(results(*usual, *longer), [*usual, *longer], report.setting).splitlines()[2:]
+    made = pages.lengths({"": results(*usual, *longer)}, [*usual, *longer], report.setting).splitlines()[2:]
     assert made == ["| PointMaze | TD3+BC | 1 | 7k | 10.0 |  |  |", "| PointMaze | TD3+BC | 1 | 9k | 5.0 |  |  |",
                     "| PointMaze | TD3+BC | 1 | 7k | 10.0 | 12.0 | +2.0 |",  # of the seed that all four have
                     "| PointMaze | TD3+BC | 1 | 50k | 30.0 | 33.0 | +3.0 |"]
-    assert pages.lengths(results(*usual), usual, report.setting) == "Not measured yet."
+    made = pages.lengths({"": results(*usual), ", then": results(*usual, *longer[:1])}, [*usual, *longer], report.setting)
+    assert "| PointMaze, then | TD3+BC | 1 | 50k | 30.0 |" in made
+    assert pages.lengths({"": results(*usual)}, usual, report.setting) == "Not measured yet."
 
 
 def test_batches_are_compared_where_nothing_else_differs():
@@ -118,11 +120,13 @@ def test_batches_are_compared_where_nothing_else_differs():
     more = [*runs(False, [4.0], "half", **{"batch-size": 256}), *runs(True, [7.0], "double", **{"swap-batch": "double"}),
             *runs(True, [8.0], "both", **{"swap-batch": "double", "swap-filter": "values"}),
             *runs(True, [99.0], "other", **{"swap-batch": "double", "swap-filter": "reachable", "lr": 0.1})]
-    made = pages.batches(results(*usual, *more), [*usual, *more], report.setting).splitlines()[2:]
+    made = pages.batches({"": results(*usual, *more)}, [*usual, *more], report.setting).splitlines()[2:]
     assert made == ["| PointMaze | TD3+BC | 7k | 15.0, 2 seeds | 4.0, 1 seed | all | 5.5, 2 seeds | 7.0, 1 seed |",
                     "| PointMaze | TD3+BC | 7k |  |  | none |  | 8.0, 1 seed |"]
+    both = {"": results(), ", then": results(*usual, *more)}
+    assert pages.batches(both, [*usual, *more], report.setting).splitlines()[3] == made[1].replace("Maze", "Maze, then")
     filtered = [*usual, *runs(True, [9.0], "filter", **{"swap-filter": "values"})]  # of one batch only: not compared
-    assert pages.batches(results(*filtered), filtered, report.setting) == "Not measured yet."
+    assert pages.batches({"": results(*filtered)}, filtered, report.setting) == "Not measured yet."
 
 
 def test_runs_on_the_data_of_earlier_experts_stand_apart():
