@@ -22,6 +22,7 @@ from conftest import ROOT, Run
 
 sys.path.insert(0, str(ROOT / "results"))
 import benchmark  # noqa: E402
+import compare  # noqa: E402
 
 # the files and flags of a method, no learning; its score depends on every update, and on what was done before a kill
 QUICK = '''
@@ -245,6 +246,7 @@ def test_scripts_refuse_swap_as_the_table_says():
 
 
 def test_lists_and_protocols(clone):
+    assert compare.PROTOCOLS == tuple(benchmark.PROTOCOLS)
     (clone.folder / "algos" / "bcq.py").write_text(QUICK)
     (clone.folder / "algos" / "gcsl.py").write_text(QUICK)
 

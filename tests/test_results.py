@@ -317,6 +317,8 @@ def test_one_protocol_is_shown_and_fresh_runs_come_first():
     some = results(*seeds([1, 2, 3]), row("crr"), row("cql"), row(value=9, protocol="cpu"), row("iql", value=8, protocol="cpu"),
                    *seeds([5, 6, 7], protocol="paper", updates=500_000))
     assert some.protocol == {"PointMaze": "cpu"} and some.cell("td3bc", "PointMaze", False).returns.tolist() == [9]
+    some = results(row(value=9, protocol="cpu"), *(row(swap=s, protocol="cpu-lr-1") for s in (False, True)))
+    assert some.protocol == {"PointMaze": "cpu"}, "a run with flags of its own is no more than a row"
     some = results(*seeds([1, 2, 3], sha="old"), row(value=4))
     assert some.cell("td3bc", "PointMaze", False).returns.tolist() == [4]
     some = results(row(value=4), stale=["td3bc"])
