@@ -64,9 +64,9 @@ def short(number):
 
 
 class Results:
-    """The cells. Of each task one protocol is shown: one of PROTOCOLS, else with flags of its own, else runs that belong
-    to none; among those the one with most cells, then most updates, then by name. Of a cell the runs that are not stale
-    come first, then the setting with most seeds, then most updates."""
+    """The cells. Of each task one protocol is shown: one of PROTOCOLS, else one with flags of its own, else runs that
+    belong to none; among those the one with most cells, then most updates, then by name. Of a cell the runs that are
+    not stale come first, then the setting with most seeds, then most updates."""
 
     def __init__(self, rows, setting, current):
         """setting(row): a hashable value, what must be equal within a cell; current: {method: hash of its file}."""
@@ -85,7 +85,8 @@ class Results:
                         key=lambda cell: (not cell.stale, len(cell.seeds), cell.updates, str(setting(cell.rows[0]))))
             if by_protocol:
                 self.protocol[task], chosen = max(by_protocol.items(), key=lambda item: (
-                    item[0] in PROTOCOLS, item[0] != "", len(item[1]), max(cell.updates for cell in item[1].values()), item[0]))
+                    item[0] in PROTOCOLS, item[0] != "", len(item[1]),
+                    max(cell.updates for cell in item[1].values()), item[0]))
                 self.cells |= {(method, task, swap): cell for (method, swap), cell in chosen.items()}
 
     def cell(self, method, task, swap, stale=True):

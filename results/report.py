@@ -425,6 +425,9 @@ def save_rows(rows):
     os.replace(temporary, ROWS)
 
 
+CLIPS = {"awr": 20, "crr": 20, "gofar": 10, "wgcsl": 10}  # default --weight-clip of those with another than 100
+
+
 def describe(row):
     """What distinguishes a cell beyond method and swap."""
     flags = row["flags"]
@@ -434,8 +437,9 @@ def describe(row):
     parts += [f"{name} {flags[name]}" for name in ("weight", "advantage", "divergence", "expectile", "samples")
               if name in flags]
     parts += ["gaussian"] if flags.get("policy") == "gaussian" else []
-    parts += [f"{name} {flags[name]:g}" for name, usual in (("gamma", 1), ("her-ratio", 0.5), ("lr", 1e-3))
-              if flags.get(name, usual) != usual or name == "lr" and row["method"] == "cql"]  # its default is another
+    usual = {"gamma": 1, "her-ratio": 0.5, "lr": 1e-3, "target-every": 10, "weight-clip": CLIPS.get(row["method"], 100)}
+    parts += [f"{name} {flags[name]:g}" for name, value in usual.items()
+              if flags.get(name, value) != value or name == "lr" and row["method"] == "cql"]  # its default is another
     batch = flags["batch-size"]
     if flags["swap"]:
         parts += [f"{flags['swap-source']} goals",

@@ -685,11 +685,20 @@ def test_half_a_line_and_an_unknown_method_are_damage_too(folder, capsys, monkey
     ({"swap": True, "lr": 1e-3}, "lr 0.001, batch goals, 256 + 256, fp32"),
     ({"swap": True, "swap-batch": "double", "batch-size": 64, "lr": 1e-3}, "lr 0.001, batch goals, 64 + 64, fp32"),
     ({"swap": True, "batch-size": 256, "weight": 0.5, "samples": 4, "lr": 1e-3},
-     "weight 0.5, samples 4, lr 0.001, batch goals, 128 + 128, fp32")])
+     "weight 0.5, samples 4, lr 0.001, batch goals, 128 + 128, fp32"),
+    ({"target-every": 1, "weight-clip": 1.0, "lr": 1e-3}, "lr 0.001, target-every 1, weight-clip 1, fp32"),
+    ({"target-every": 10, "weight-clip": 100.0, "lr": 1e-3}, "lr 0.001, fp32")])
 def test_a_run_is_described_by_what_differs_from_others(flags, words):
     assert report.describe(row("cql", flags=flags)) == words
     if flags.get("lr") == 1e-3:
         assert report.describe(row("td3bc", flags=flags)) == words.replace("lr 0.001, ", "")
+
+
+def test_defaults_that_go_without_saying_are_those_of_the_scripts():
+    clips = {path.stem: re.search(r"weight_clip: float = ([\d.]+)", path.read_text())
+             for path in (REPOSITORY / "algos").glob("*.py")}
+    assert {name: float(found[1]) for name, found in clips.items() if found and float(found[1]) != 100} == report.CLIPS
+    assert all("target_every: int = 10 " in (REPOSITORY / "algos" / f"{name}.py").read_text() for name in clips)
 
 
 def test_the_table_of_all_runs_averages_over_seeds_and_over_nothing_else(monkeypatch):
