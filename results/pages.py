@@ -118,7 +118,7 @@ def filters(both, rows, setting, current):
     both: {what follows the name of a task: Results}.
     """
     lines = ["| task | method | updates | no swapping | no filter | values only | reachable | "
-             "reachable against the better of the first two | 95 % interval |", "|---" * 9 + "|"]
+             "reachable against the better of the first two, paired over seeds | 95 % interval |", "|---" * 9 + "|"]
     for more, results, task, method in ((more, its, task, m) for more, its in both.items() for task in its.tasks()
                                         for m in NAMES):
         found = [results.cell(method, task, swap) for swap in (False, True)]
@@ -136,11 +136,10 @@ def filters(both, rows, setting, current):
         shown = [f"{cell.returns.mean():.1f}" + (f" ({cell.of('unseen_success').mean():.2f})" if task == "PointMaze"
                  else "") + f", {len(cell.seeds)} seed" + "s" * (len(cell.seeds) > 1) + ", stale" * cell.stale
                  if cell else "" for cell in found]
-        against = ["", ""]
-        if all(found[:2]) and found[3] and len({cell.updates for cell in (*found[:2], found[3])}) == 1:
-            c = compare(found[3].returns, max(found[:2], key=lambda cell: cell.returns.mean()).returns)
-            against = [f"{c.difference:+.1f}", f"{c.low:.1f} to {c.high:.1f}" if np.isfinite(c.low) else ""] \
-                if c else against
+        differences, against = [effect(cell, found[3]) for cell in found[:2]], ["", ""]
+        if all(its is not None for its in differences):
+            mean, low, high = paired(min(differences, key=np.mean))
+            against = [f"{mean:+.1f}", "" if low is None else f"{low:.1f} to {high:.1f}"]
         updates = next(cell for cell in found[2:] if cell).updates
         lines.append(f"| {task}{more} | {NAMES[method]} | {short_number(updates)} | {' | '.join(shown + against)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."

@@ -148,6 +148,7 @@ def test_runs_on_the_data_of_earlier_experts_stand_apart():
     filters = made["filters"].splitlines()[2:]
     assert [line.split(" | ")[0] + line.split(" | ")[6] for line in filters] == [
         "| FetchPush33.0, 1 seed", "| FetchPush, noiseless expert15.0, 1 seed"]
+    assert [line.split(" | ")[7] for line in filters] == ["+3.0", "+5.0"], "on seed 1, which all three have"
 
 
 # --- what is published
