@@ -197,9 +197,9 @@ def batches(both, rows, setting):
 
 def alphas(both, rows, setting):
     """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables
-    above in alpha alone. both: {what follows the name of a task: Results}."""
-    lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return |",
-             "|---" * 7 + "|"]
+    above in alpha alone, and the difference to it. both: {what follows the name of a task: Results}."""
+    lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return | "
+             "against the tables' alpha, paired over seeds | 95 % interval |", "|---" * 9 + "|"]
     for more, results, task, swap in ((more, its, task, s) for more, its in both.items() for task in its.tasks()
                                       for s in (False, True)):
         if not (cell := results.cell("dqapg", task, swap)):
@@ -208,8 +208,14 @@ def alphas(both, rows, setting):
         printed = PAPER["table2"]["dqapg"][task]["swap" if swap else "no_swap"]
         for alpha, its in groups.items() if len(groups) > 1 else ():
             best = np.mean([max(point[1] for point in row["curve"]) for row in its.rows])
+            against = ["", ""]
+            if its is not cell and (differences := effect(cell, its)) is not None:
+                mean, low, high = paired(differences)
+                against = [f"{mean:+.1f}" + f", {len(differences)} seed" + "s" * (len(differences) > 1),
+                           "" if low is None else f"{low:.1f} to {high:.1f}"]
             lines.append(f"| {task}{more} | {'yes' if swap else 'no'} | {alpha:g} | "
-                         f"{its.size}{', stale' * its.stale} | {its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} |")
+                         f"{its.size}{', stale' * its.stale} | {its.returns.mean():.1f} | {best:.1f} | {printed[0]:.1f} | "
+                         f"{' | '.join(against)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

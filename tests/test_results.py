@@ -66,10 +66,14 @@ def test_success_on_demonstrated_pairs_is_worked_out_from_the_curve():
 
 def test_weights_of_the_q_term_are_compared_where_nothing_else_differs():
     one = [row("dqapg", seed=k, value=v, flags={"alpha": 1.0}) for k, v in ((1, 10.0), (2, 20.0))]
-    other = row("dqapg", value=30.0, flags={"alpha": 2.5}, protocol="x")
+    other = row("dqapg", seed=2, value=30.0, flags={"alpha": 2.5}, protocol="x")
     more = row("dqapg", value=99.0, flags={"alpha": 2.5, "lr": 0.1}), row("dqapg", value=99.0, flags={"alpha": 9.0}, sha="then")
-    lines = pages.alphas({"": results(*one, other, *more)}, [*one, other, *more], report.setting).splitlines()[2:]
-    assert lines == ["| PointMaze | no | 1 | 2 × 7k | 15.0 | 15.0 | 34.7 |", "| PointMaze | no | 2.5 | 1 × 7k | 30.0 | 30.0 | 34.7 |"]
+    lines = pages.alphas({"": results(*one)}, [*one, other, *more], report.setting).splitlines()[2:]
+    assert lines == ["| PointMaze | no | 1 | 2 × 7k | 15.0 | 15.0 | 34.7 |  |  |",
+                     "| PointMaze | no | 2.5 | 1 × 7k | 30.0 | 30.0 | 34.7 | +10.0, 1 seed |  |"], "on seed 2"
+    third = row("dqapg", seed=1, value=24.0, flags={"alpha": 2.5}, protocol="x")
+    line = pages.alphas({"": results(*one)}, [*one, other, third], report.setting).splitlines()[3]
+    assert line == "| PointMaze | no | 2.5 | 2 × 7k | 27.0 | 27.0 | 34.7 | +12.0, 2 seeds | -13.4 to 37.4 |"
     assert pages.alphas({"": results(*one)}, one, report.setting) == "Not measured yet."
 
 
