@@ -439,7 +439,7 @@ def measure(args, expert):
     which env.step calls once more on FetchReach, FetchPush and FetchSlide; the share with it is printed as well.
     """
     jobs = [("random" if k % 5 else "expert", k, args.seed, args.expert_noise, args.expert_random_eps)
-            for k in range(40 * args.workers)]
+            for k in range(160 * args.workers)]  # so many that the last episode, when one core waits, hardly counts
     shares = []
     for _ in range(3):
         episodes, seconds = simulate(args.task, expert, jobs, args.workers)
