@@ -132,9 +132,8 @@ class Cell:
 
     def command(self):
         """Its words as they must be now: new, or going on from a checkpoint."""
-        how = []
-        if (self.folder / "checkpoint.pt").exists():
-            how = ["--overwrite" if self.anew or (self.folder / "result.json").exists() else "--resume"]
+        result, checkpoint = ((self.folder / name).exists() for name in ("result.json", "checkpoint.pt"))
+        how = ["--overwrite" if result or self.anew else "--resume"] if result or checkpoint else []
         return [f"algos/{self.method}.py", "--task", self.task, *["--swap"] * self.swap, "--seed", str(self.seed),
                 *self.arguments, "--threads", "1", "--out", str(self.out), *how]
 
@@ -205,10 +204,21 @@ def settings_of(method, words):
         fail(f"algos/{method}.py cannot be loaded ({type(error).__name__}: {error}); leave it out with --methods")
 
 
+def protocol_words(extra):
+    """The flags after -- that make their runs a protocol of its own: those that a table does not pool over."""
+    words, kept = [], True
+    for word in extra:
+        if word.startswith("--"):
+            name = word[2:].split("=")[0].replace("_", "-").removeprefix("no-")
+            kept = name == "dataset" or name not in report.NOT_A_SETTING
+        words += [word] * kept
+    return words
+
+
 def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
     """The cells in the order in which they run."""
     cells, device = [], ["--device", "cuda", *["--cuda-graphs"] * ("--compile" not in extra)] * (gpus > 0)
-    suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', word).strip('-')}" for word in extra)
+    suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', word).strip('-')}" for word in protocol_words(extra))
     if len(suffix) > 150:  # names of folders end at 255
         suffix = f"{suffix[:130]}-{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
     for method in methods:
@@ -223,6 +233,9 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
             arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))] + device + extra
             if tuple(arguments) not in parsed:
                 parsed[tuple(arguments)] = settings_of(method, arguments)
+                path = parsed[tuple(arguments)]["dataset"]
+                if path and not Path(path).exists():
+                    fail(f"--dataset {path}: does not exist; give a path from {REPOSITORY}, or from /")
             for rank, seed in enumerate(seeds or range(1, number + 1)):
                 step = next((i for i, (its_tasks, its_methods, its_seeds) in enumerate(ORDER) if task in its_tasks
                              and (its_methods is None or method in its_methods) and rank < its_seeds), len(ORDER))

@@ -49,7 +49,9 @@ def papers(results, number):
     if number == 2:
         bold, dots, papers_dots = helped(fresh, OVER_SEEDS), helped(fresh, OVER_EPISODES), helped(printed, PRINTED)
     else:
-        bold, dots = (best(fresh, lambda cell: cell.returns.mean(), how) for how in (OVER_SEEDS, OVER_EPISODES))
+        tested = {place: cell for place, cell in fresh.items() if len(cell.seeds) > 1}
+        bold, dots = (best(those, lambda cell: cell.returns.mean(), how)
+                      for those, how in ((tested, OVER_SEEDS), (fresh, OVER_EPISODES)))
         papers_dots = best(printed, lambda pair: pair[0], PRINTED)
 
     def ours(place):

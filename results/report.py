@@ -413,10 +413,13 @@ def revalidate():
                 changed[before] = row
     with locked():  # rows that were added meanwhile stay
         rows = read_rows()
-        there = {key(row) for row in rows}
-        rows = [changed.get(key(row), row) for row in rows if key(changed.get(key(row), row)) not in there
-                or key(row) not in changed]
-        save_rows(rows)
+        there, kept = {key(row) for row in rows}, []
+        for row in rows:
+            new = changed.get(key(row), row)
+            if new is row or key(new) not in there:  # it may have run again since, or twice before
+                there.add(key(new))
+                kept.append(new)
+        save_rows(kept)
 
 
 def save_rows(rows):

@@ -78,7 +78,7 @@ def main():
     folder = s.out / s.task / name / str(s.seed)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, result = folder / "checkpoint.pt", folder / "result.json"
-    if checkpoint.exists() and not (s.resume or s.overwrite):
+    if (checkpoint.exists() or result.exists()) and not (s.resume or s.overwrite):
         print("quick.py: error: already holds a run", file=sys.stderr)
         sys.exit(2)
     if not s.resume:
@@ -239,6 +239,15 @@ def test_flags_of_one_method_in_one_protocol(tmp_path):
     assert {(cell.flags["batch-size"], cell.flags["samples"]) for cell in extra} == {(256, 10)}
 
 
+def test_flags_that_are_no_setting_leave_a_run_in_its_protocol():
+    def protocol(*extra):
+        return benchmark.list_cells(["td3bc"], ["FetchPush"], "no", [1], "cpu", list(extra))[0].out.parent.name
+
+    assert protocol("--alpha", "2.5") == "cpu-alpha-2.5"
+    assert protocol("--device", "cpu", "--alpha=2.5", "--no-track", "--eval_every", "7", "--compile") == "cpu-alpha-2.5"
+    assert protocol("--dataset", str(ROOT / "README.md")).startswith("cpu-dataset-")
+
+
 def test_scripts_refuse_swap_as_the_table_says():
     for path in (ROOT / "algos").glob("*.py"):
         refused = benchmark.SWAPPING.get(path.stem, ("",))[0] == "refused"
@@ -273,6 +282,7 @@ def test_bad_input_is_one_line_and_status_2(clone):
             (["--slurm", "--gpus", "1", "--", "--device", "cpu"], "come with --gpus"),
             (["--method", "quick"], "--method"), (["--partition", "gpu"], "--partition: needs --slurm"),
             (["--", "--rate", "1"], "--rate"), (["--", "--updates", "ten"], "ten"), (["--", "--seed", "1"], "--seed"),
+            (["--", "--dataset", "nothing.npz"], "--dataset nothing.npz: does not exist"),
             (["--", "--threads", "4"], "--threads"), (["--seeds", "3000000000"], "--seeds 3000000000")):
         run = Run(clone.folder, clone.folder / "results" / "benchmark.py", *words, *more).wait()
         assert run.status == 2 and len(run.error_lines) == 1 and wanted in run.err, (more, run.err)
@@ -389,6 +399,12 @@ def test_a_damaged_checkpoint_is_started_anew_and_a_lost_result_too(clone):
             (folder / "checkpoint.pt").write_text("no checkpoint")
     status, out, _ = clone.call(*words)
     assert status == 0 and clone.scores() == before and len(clone.started()) == 6, out
+    (clone.folder / "results" / "runs.jsonl").unlink()
+    for folder in clone.folder.glob("runs/cpu-*/*/PointMaze/quick/?"):  # results of other data, without checkpoints
+        (folder / "checkpoint.pt").unlink()
+        (folder / "result.json").write_text("{}")
+    status, out, _ = clone.call(*words)
+    assert status == 0 and clone.scores() == before and len(clone.started()) == 8, out
 
 
 def test_a_task_without_data_is_tried_once(clone):

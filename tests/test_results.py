@@ -373,6 +373,8 @@ def test_marks_of_tables_3_and_4():
     rows = [*seeds([40, 41, 42], method="dqapg"), *seeds([39, 41, 44]), *seeds([1, 2, 3], method="iql")]
     table = pages.papers(results(*rows), 3)
     assert "| **41.00 ± 0.82**" in table and "| **41.33 ± 2.05** •" in table and "| 2.00 ± 0.82<br>" in table
+    single = pages.papers(results(*rows, row(method="cql", value=99.0)), 3)  # one seed: it is not tested, others are
+    assert "| **41.33 ± 2.05**" in single and "| 99.00 ± 0.00 •<br>" in single
     papers = next(line for line in table.splitlines() if line.startswith("| the paper"))
     # the paper's DQAPG is best or level everywhere: by mean, or not significantly below
     assert papers.count("•") == 9 and "34.74 ± 30.16 •" in papers
@@ -404,7 +406,8 @@ def c(difference, reach=1.0, p=0.5):
     (claims.some_better, [c(0), c(4, 20)], "undecided"),
     (claims.half_better, [c(9, p=0.01), c(0)], "holds"), (claims.half_better, [c(0)], "does not hold"),
     (claims.half_better, [c(9, p=0.01), c(0, 20), c(0, 20)], "undecided"),
-    (claims.half_better, [c(9, p=0.01), c(-9, p=0.01)], "does not hold")])
+    (claims.half_better, [c(9, p=0.01), c(-9, p=0.01)], "does not hold"),
+    (claims.half_better, [c(9, p=0.01), c(9, p=0.01), c(-9, p=0.01)], "does not hold")])
 def test_rules_for_one_task(rule, comparisons, verdict):
     assert rule(comparisons, 5.0) == verdict
 
@@ -441,8 +444,9 @@ def test_verdicts_come_from_rows_and_not_from_stale_ones_or_single_seeds():
 
 
 def test_what_was_not_measured_is_undecided():
-    text = "the rest of the tasks are more or less intact"  # FetchReach and HandBlockXYZ, seven methods
-    rows = [row(m, task, swap, seed, 30 + seed / 100) for m in claims.SWAPPED for task in ("FetchReach", "HandBlockXYZ")
+    text = "the rest of the tasks are more or less intact"  # four tasks, seven methods
+    rows = [row(m, task, swap, seed, 30 + seed / 100) for m in claims.SWAPPED
+            for task in ("FetchReach", "FetchSlide", "HandBlockParallel", "HandBlockXYZ")
             for swap in (False, True) for seed in (1, 2, 3)]
     assert verdicts(results(*rows))[text][0] == "holds"
     reach = [r for r in rows if r["flags"]["task"] == "FetchReach"]
@@ -463,6 +467,8 @@ def test_of_many_comparisons_a_significant_one_is_shown():
     assert claims.numbers(pairs, claims.no_better).startswith("+3.0* (sure")
     assert claims.numbers(pairs, claims.no_worse).startswith("-2.0* (worse")
     assert claims.numbers(pairs[:1] + pairs[2:3], claims.no_worse).startswith("-9.0 (low")
+    assert claims.numbers(pairs, claims.unchanged).startswith("+3.0* (sure")
+    assert claims.numbers([*pairs[:3], ("worst", c(-4, p=0.01))], claims.unchanged).startswith("-4.0* (worst")
 
 
 def test_p_values_of_a_claim_are_corrected_together():
@@ -512,7 +518,8 @@ def test_claim_about_the_hand_and_awac():
     rows = [r for r in rows if r["flags"]["task"] == "HandBlockZ" and r["method"] not in rest]
     assert verdicts(results(*rows, *others(20, rest[:2])))[text][0] == "undecided"
     assert verdicts(results(*rows, *others(20, rest[:3])))[text][0] == "does not hold"
-    assert verdicts(results(*rows, *others(45, rest[:1])))[text][0] == "does not hold"  # better than DQAPG
+    assert verdicts(results(*rows, *others(90, rest[:1])))[text][0] == "does not hold"  # better than DQAPG
+    assert verdicts(results(*rows, *others(41.5, rest[:1]), *others(5, rest[1:])))[text][0] == "undecided"  # by chance
     assert verdicts(results(*rows, *others(39, rest[:1]), *others(5, rest[1:])))[text][0] == "undecided"  # no clear lead
     gains = {"awac": 30, "td3bc": 0}
     rows = [row(m, "PointMaze", s, seed, 20 + seed + s * gain) for m, gain in gains.items() for s in (False, True)
@@ -801,6 +808,11 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
     monkeypatch.setattr(report, "same_code", lambda first: first["flags"]["swap"])
     report.revalidate()
     assert report.read_rows()[2]["revalidated"] == [{"from": "then", "updates": 0}]
+    twice = [row(seed=1, sha="first"), row(seed=1, sha="second")]  # it ran again, and neither change did anything
+    report.save_rows(twice)
+    monkeypatch.setattr(report, "same_code", lambda first: True)
+    report.revalidate()
+    assert [r["revalidated"][0]["from"] for r in report.read_rows()] == ["first"]
 
 
 def test_two_files_are_compared_by_a_short_run_of_both(dataset, monkeypatch, capsys):
