@@ -53,7 +53,10 @@ def save(task, card):
 
 def read(task):
     path = EXPERTS / f"{task}.json"
-    return json.loads(path.read_text()) if path.exists() else {"task": task}
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {"task": task}
+    except (ValueError, TypeError) as error:
+        fail(f"{path}: is not a card ({error}); restore it, e.g. with `git checkout`")
 
 
 def threshold(task):
@@ -107,12 +110,16 @@ def publish_expert(task, args):
         progress = next(path for path in (run / "checkpoint.pt", run / "small.pt") if path.exists())
         saved = torch.load(progress, weights_only=True)
         row = next(row for row in saved["progress"]["log"] if row["steps"] == expert["steps"])
+        networks, settings = collect.read_expert(content), saved["args"]
+        selected_by = {name: expert[name] for name in ("episodes", "success", "return")}
+        made = json.loads((run / "args.json").read_text()) if (run / "args.json").exists() else {}
+        trained_with = made["versions"] | {"platform": made["platform"], "bf16": made["bf16"]} if made else "unknown"
     except Exception as error:  # a damaged or missing file raises one of many kinds
         fail(f"--expert {task}: no finished run in {run} ({type(error).__name__}: {error}); train it with "
              f"`python data/mrn.py --task {task}` or name another folder with --runs")
     env = make_env(task)
     jobs = [("card", k, 0) for k in range(args.episodes)]  # seeds of their own
-    episodes = collect.stack(collect.simulate(task, collect.read_expert(content), jobs, args.workers)[0])
+    episodes = collect.stack(collect.simulate(task, networks, jobs, args.workers)[0])
     achieved, goals = (episodes[name].astype(np.float64) for name in ("achieved_goals", "desired_goals"))
     attribute, papers = threshold(task)
     card = {"task": task, "env_id": expert["env_id"], "sha256": hashlib.sha256(content).hexdigest(),
@@ -124,11 +131,7 @@ def publish_expert(task, args):
     if task == "FetchReach":
         card["straight_controller"] = straight_reach(args.episodes)
     card["gate"], card["gate_reached"] = GATES[task], card["evaluation"]["success"] >= GATES[task]
-    card["selected_by"] = {name: expert[name] for name in ("episodes", "success", "return")}
-    card["settings"], card["trained_with"] = saved["args"], "unknown"
-    made = json.loads((run / "args.json").read_text()) if (run / "args.json").exists() else {}
-    if made:
-        card["trained_with"] = made["versions"] | {"platform": made["platform"], "bf16": made["bf16"]}
+    card["selected_by"], card["settings"], card["trained_with"] = selected_by, settings, trained_with
     trained = datetime.fromtimestamp((run / "expert.pt").stat().st_mtime, timezone.utc)
     commit, _, date = git("log", "-1", "--format=%H %cI", "--", "data/mrn.py").partition(" ")
     older = date and trained < datetime.fromisoformat(date)
@@ -180,36 +183,45 @@ def table(head, rows):
     return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def add_rows(task, card, experts, datasets, rules, hashes):
+    """Adds the rows of a card to those of each table."""
+    if "evaluation" in card:
+        e, p = card["evaluation"], card["evaluation_papers_equation"]
+        experts.append([task, f"{card['steps']:,}", f"{card['seconds'] / 60:.0f} min",
+                        f"{e['return']:.1f} ± {e['return_error']:.1f}", f"{e['success']:.3f}",
+                        f"{e['success_any']:.3f}", f"{card['gate']:.2f}" + " (missed)" * (not card["gate_reached"]),
+                        f"`{card['sha256'][:12]}`"])
+        name, unit = threshold(task)[0], (100, "cm") if task.startswith("Fetch") else (1, "rad")
+        rules.append([task, *(text for x in (e, p) for text in (
+            f"{x[name] * unit[0]:g} {unit[1]}", f"{x['return']:.1f} ± {x['return_error']:.1f}",
+            f"{x['success']:.3f}")), "{:.2f} ± {:.2f}".format(*PAPER[task])])
+        if "straight_controller" in card:
+            rules.append([f"{task}, straight to the goal", *(
+                text for rule, x in card["straight_controller"].items() for text in (
+                    rule, f"{x['return']:.1f} ± {x['return_error']:.1f}", f"{x['success']:.3f}")), ""])
+    if "dataset" in card:
+        d = card["dataset"]
+        both = [[f"{d[kind]['episodes']:,}", f"{d[kind]['return']:.1f}", f"{d[kind]['success']:.3f}"]
+                if d[kind]["episodes"] else ["0", "", ""] for kind in ("expert", "random")]
+        covered = d.get("goals_covered", {})
+        datasets.append([task, *both[0], *both[1], *(f"{covered[x]:.2f}" if x in covered else ""
+                                                     for x in ("by_expert", "by_random")),
+                         str(sum(d.get("redrawn", {}).values())), f"{d['bytes'] / 1e6:.2g} MB",
+                         "{:.2f} ± {:.2f}".format(*PAPER[task])])
+        hashes.append([task, f"mujoco {d['versions']['mujoco']}, {d['platform']}",
+                       *(f"`{d['sha256'][name][:12]}`" for name in ("observations", "actions", "desired_goals"))])
+
+
 def tables():
     """The tables of the README by name."""
     cards = {task: read(task) for task in ("PointMaze", *ROBOT_TASKS)}
     experts, datasets, rules, hashes = [], [], [], []
     for task, card in cards.items():
-        if "evaluation" in card:
-            e, p = card["evaluation"], card["evaluation_papers_equation"]
-            experts.append([task, f"{card['steps']:,}", f"{card['seconds'] / 60:.0f} min",
-                            f"{e['return']:.1f} ± {e['return_error']:.1f}", f"{e['success']:.3f}",
-                            f"{e['success_any']:.3f}", f"{card['gate']:.2f}" + " (missed)" * (not card["gate_reached"]),
-                            f"`{card['sha256'][:12]}`"])
-            name, unit = threshold(task)[0], (100, "cm") if task.startswith("Fetch") else (1, "rad")
-            rules.append([task, *(text for x in (e, p) for text in (
-                f"{x[name] * unit[0]:g} {unit[1]}", f"{x['return']:.1f} ± {x['return_error']:.1f}",
-                f"{x['success']:.3f}")), "{:.2f} ± {:.2f}".format(*PAPER[task])])
-            if "straight_controller" in card:
-                rules.append([f"{task}, straight to the goal", *(
-                    text for rule, x in card["straight_controller"].items() for text in (
-                        rule, f"{x['return']:.1f} ± {x['return_error']:.1f}", f"{x['success']:.3f}")), ""])
-        if "dataset" in card:
-            d = card["dataset"]
-            both = [[f"{d[kind]['episodes']:,}", f"{d[kind]['return']:.1f}", f"{d[kind]['success']:.3f}"]
-                    if d[kind]["episodes"] else ["0", "", ""] for kind in ("expert", "random")]
-            covered = d.get("goals_covered", {})
-            datasets.append([task, *both[0], *both[1], *(f"{covered[x]:.2f}" if x in covered else ""
-                                                         for x in ("by_expert", "by_random")),
-                             str(sum(d.get("redrawn", {}).values())), f"{d['bytes'] / 1e6:.2g} MB",
-                             "{:.2f} ± {:.2f}".format(*PAPER[task])])
-            hashes.append([task, f"mujoco {d['versions']['mujoco']}, {d['platform']}",
-                           *(f"`{d['sha256'][name][:12]}`" for name in ("observations", "actions", "desired_goals"))])
+        try:
+            add_rows(task, card, experts, datasets, rules, hashes)
+        except (LookupError, TypeError, ValueError) as error:
+            fail(f"{EXPERTS / task}.json: is not a whole card ({type(error).__name__}: {error}); restore it, e.g. with "
+                 "`git checkout`")
     return {
         "experts": table(["task", "steps", "wall time", "return", "success at the end", "at any step", "gate",
                           "SHA-256"], experts),
@@ -224,10 +236,11 @@ def rebuild(check):
     old = new = README.read_text()
     for name, text in tables().items():
         start, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        if start not in new:
-            fail(f"{README}: has no line {start.strip()}; restore it from git")
-        before, after = new.split(start, 1)
-        new = before + start + text + "\n" + end + after.split(end, 1)[1]
+        before, there, after = new.partition(start)
+        _, ends, after = after.partition(end)
+        if not there or not ends:
+            fail(f"{README}: has no {start.strip()} with an {end}; restore it from git")
+        new = before + start + text + "\n" + end + after
     if check:
         print(f"{README}: {'up to date' if new == old else 'out of date, run python data/cards.py'}")
         raise SystemExit(new != old)
@@ -241,11 +254,16 @@ def main():
             fail(f"--{flag} {task}: unknown; choose from {', '.join(known)}")
     if args.episodes < 1 or args.workers < 1:
         fail(f"--episodes {args.episodes}, --workers {args.workers}: must be at least 1")
-    if args.expert:
-        publish_expert(args.expert, args)
-    if args.dataset:
-        add_dataset(args.dataset)
-    rebuild(args.check)
+    try:
+        if args.expert:
+            publish_expert(args.expert, args)
+        if args.dataset:
+            add_dataset(args.dataset)
+        rebuild(args.check)
+    except OSError as error:
+        fail(f"{error.filename or EXPERTS}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

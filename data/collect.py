@@ -31,6 +31,7 @@ import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import platform
 import re
@@ -62,6 +63,7 @@ ROBOT_TASKS = ("FetchReach", "FetchPush", "FetchPick", "FetchSlide",
 
 
 EXPERTS = REPOSITORY / "data" / "experts"
+ARRAYS = {"observations", "achieved_goals", "desired_goals", "actions", "success", "source", "seeds"}
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -222,7 +224,11 @@ def load_expert(task):
     if digest != expected:
         fail(f"--task {task}: {path} is damaged or edited, its SHA-256 differs from its card {path.stem}.json; "
              "restore both, e.g. with `git checkout`")
-    return read_expert(content), digest
+    try:
+        return read_expert(content), digest
+    except Exception as error:  # a foreign file raises one of many kinds
+        fail(f"--task {task}: {path} is not an expert of data/mrn.py ({type(error).__name__}: {error}); "
+             "restore it, e.g. with `git checkout`")
 
 
 def read_expert(content):
@@ -323,12 +329,26 @@ class Robot:
         return time.perf_counter() - began - forward, forward
 
 
+@contextlib.contextmanager
+def without_ctrl_c():
+    """Processes that start in here never get Ctrl-C, not even while they import; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    multiprocessing.resource_tracker.ensure_running()  # starting it would end what follows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def work(pipe, task):
     """A process that gets the expert, then does what it is asked until the pipe closes.
 
     It closes when the parent ends, however that ends: no process is left behind.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows only now
     try:
         robot = Robot(task, pipe.recv())
         pipe.send(None)
@@ -351,9 +371,10 @@ def simulate(task, expert, jobs, workers, method="episode"):
         for _ in range(min(workers, len(jobs))):
             pipe, theirs = context.Pipe()
             process = context.Process(target=work, args=(theirs, task), daemon=True)
-            with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1"):
+            with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1"), \
+                    without_ctrl_c():
                 process.start()
-            processes[pipe] = process
+                processes[pipe] = process
             theirs.close()
 
         def talk(pipe, *message):
@@ -558,6 +579,9 @@ def check_manifest(manifest):
                        "random": dict, "platform": str, "sha256": dict}.items():
         if not isinstance(manifest.get(name), kind):
             raise ValueError(f"its manifest has no {name}")
+    for name in ("expert", "random"):
+        if manifest[name].get("episodes") != 0 and not {"episodes", "return", "success"} <= manifest[name].keys():
+            raise ValueError(f"its manifest lacks episodes, return or success of {name}")
     if manifest["format"] != FORMAT:
         raise ValueError(f"it has format {manifest['format']}, this program reads format {FORMAT}")
 
@@ -622,18 +646,22 @@ def verify(path, args):
     if manifest["task"] != args.task:
         fail(f"--task {args.task}: {path} is of {manifest['task']}")
     names = ("seed", *SETTINGS["robots" if robots else "PointMaze"])
-    if "origin" in manifest or any(not isinstance(made_with.get(name), (int, float)) for name in names):
+    whole = {"seed", "expert_episodes", "random_episodes", "episodes_per_pair"}
+    if "origin" in manifest or arrays.keys() != ARRAYS or any(
+            type(made_with.get(name)) not in (int, int if name in whole else float) for name in names):
         fail(f"--verify: {path} does not come from collect.py, so its episodes cannot be made anew")
-    made = Args(task=args.task, **{name: made_with[name] for name in names})
+    made = Args(task=args.task, workers=args.workers, **{name: made_with[name] for name in names})
+    check(made, f"--verify: the manifest of {path} has ")
     same = manifest["versions"] == versions()
+    count = made.expert_episodes + made.random_episodes if robots else 3 * made.episodes_per_pair
+    for name, array in arrays.items():
+        if len(array) != count:
+            fail(f"--verify: {path} holds {name} of {len(array)} episodes, its manifest says {count}")
     if robots:
         same &= manifest["platform"] == kind_of_machine()
-        jobs = robot_jobs(made)
-        if len(jobs) != len(arrays["seeds"]):
-            fail(f"--verify: {path} holds {len(arrays['seeds'])} episodes, its manifest says {len(jobs)}")
-        count = 10 if same else 100
+        jobs, most = robot_jobs(made), 10 if same else 100
         chosen = sorted({int(k) for first, n in ((0, made.expert_episodes), (made.expert_episodes, made.random_episodes))
-                         for k in first + np.linspace(0, n - 1, min(n, count)).round()})
+                         for k in first + np.linspace(0, n - 1, min(n, most)).round()})
         expert = None
         if made.expert_episodes:
             expert, digest = load_expert(args.task)
@@ -685,6 +713,9 @@ def locked(path):
 def write(contents):
     """Writes {path: bytes} under temporary names, then renames: all are the old files or the new ones, never a part."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    for path in contents:
+        if path.is_dir():  # os.replace would say so, when others have been replaced
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         for path, content in contents.items():
             with open(temporary[path], "wb") as file:
@@ -716,7 +747,7 @@ def parse(kind, description, fail, argv=None):
         fail(" ".join(lines[:lines.index("")] if "" in lines else lines) + "; see --help")
 
 
-def check(args):
+def check(args, where=""):
     """Fails on a flag that is out of range; fills in the flags whose default depends on the task."""
     if args.task != "PointMaze" and args.task not in ROBOT_TASKS:
         fail(f"--task {args.task}: unknown; known are PointMaze, {', '.join(ROBOT_TASKS)}")
@@ -730,16 +761,16 @@ def check(args):
                               ("expert-random-eps", args.expert_random_eps, 0 <= args.expert_random_eps <= 1),
                               ("workers", args.workers, 1 <= args.workers <= 1024),
                               ("action-noise", args.action_noise, 0 <= args.action_noise <= 10),
-                              ("episodes-per-pair", args.episodes_per_pair, args.episodes_per_pair > 0),
+                              ("episodes-per-pair", args.episodes_per_pair, 1 <= args.episodes_per_pair <= 10**6),
                               ("step-length", args.step_length, 0.05 <= args.step_length <= 2)):
         if not good:
-            fail(f"--{flag} {value}: out of range; see --help")
+            fail(f"{where}--{flag} {value}: out of range; see --help")
     if not args.expert_episodes + args.random_episodes:
         fail("--expert-episodes 0: with --random-episodes 0 there is nothing to collect")
     for flag in ("video", "speed"):
         if getattr(args, flag) and args.task == "PointMaze":
             fail(f"--{flag}: is for the robot tasks; name one with --task")
-    if args.video and (args.video.suffix != ".mp4" or not args.video.parent.is_dir()):
+    if args.video and (args.video.suffix != ".mp4" or not os.path.isdir(args.video.parent)):
         fail(f"--video {args.video}: must name a file that ends in .mp4, in a folder that is there")
 
 
@@ -759,7 +790,7 @@ def main():
         threading.Thread(target=stop_with, args=(os.getppid(),), daemon=True).start()
     sys.path.insert(0, str(REPOSITORY))
     out = args.out or REPOSITORY / "data" / "datasets" / f"{args.task}.npz"
-    if out.suffix != ".npz" or out.is_dir():
+    if out.suffix != ".npz" or os.path.isdir(out):  # unlike Path.is_dir without an error for a folder it may not enter
         fail(f"--out {out}: must name a file that ends in .npz")
     robots, expert, digest = args.task != "PointMaze", None, None
     try:

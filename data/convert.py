@@ -143,10 +143,13 @@ def read_ogbench(data, goal_dims):
     lengths = np.diff(ends, prepend=-1) - 1  # the last action of a trajectory has no outcome
     if not len(ends) or ends[-1] != len(observations) - 1 or lengths.min() < 1:
         raise ValueError("it needs two or more rows per trajectory, and a terminal in the last row")
+    if len(data["actions"]) != len(observations):
+        raise ValueError(f"it has {len(data['actions'])} actions and {len(observations)} observations")
     rows = (ends - lengths)[:, None] + np.minimum(np.arange(lengths.max() + 1), lengths[:, None])
-    achieved = observations[rows, int(dims[1]):int(dims[2])]
+    achieved, actions = observations[rows, int(dims[1]):int(dims[2])], data["actions"][rows[:, :-1]]
+    actions[np.arange(lengths.max()) >= lengths[:, None]] = 0  # beyond the end, where rows repeat the last one
     return {"observations": observations[rows], "achieved_goals": achieved, "desired_goals": achieved[:, -1],
-            "actions": data["actions"][rows[:, :-1]], "lengths": lengths}, {
+            "actions": actions, "lengths": lengths}, {
             "format": "OGBench", "goals": f"none in the data: achieved goals are dimensions {goal_dims} of "
             "observations, the desired goal of a trajectory is its last achieved goal"}
 
@@ -238,8 +241,16 @@ def read(source, split, goal_dims):
             fail(f"--source {source}: must be a .pkl file, a .npz file or minari:<dataset id>")
         n = len(arrays["actions"])
         arrays = {"source": np.full(n, split == "expert", np.uint8), "seeds": np.full(n, -1)} | arrays
+        for name in ("observations", "achieved_goals", "desired_goals"):
+            if name not in arrays:
+                raise ValueError(f"it lacks {name}")
+        for name, array in arrays.items():
+            if array.dtype.kind not in ("iu" if name in ("lengths", "seeds", "source") else "biuf"):
+                raise ValueError(f"its {name} are no {'whole ' * (name in ('lengths', 'seeds', 'source'))}numbers")
         if any(len(array) != n for array in arrays.values()):
             raise ValueError("its arrays hold different numbers of episodes")
+        if (arrays["lengths"] < 1).any() or (arrays["lengths"] > arrays["actions"].shape[1]).any():
+            raise ValueError(f"its lengths must lie between 1 and {arrays['actions'].shape[1]}")
         if "manifest" not in origin:
             origin["note"] = "not collected by us"
             if not source.startswith("minari:"):
@@ -274,10 +285,12 @@ def make_env(task):
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
             with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice on other environments
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
-        env = gym.make(TASKS.get(task, task))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is a newer version of it
+            env = gym.make(TASKS.get(task, task))
         compute_reward, obs = env.unwrapped.compute_reward, env.reset(seed=0)[0]
-        start, goal = obs["achieved_goal"], obs["desired_goal"]
-    except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError, IndexError) as error:
+        start, goal, _ = obs["achieved_goal"], obs["desired_goal"], env.action_space.low
+    except Exception as error:  # of whatever kind a module or an environment raises
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
     try:  # as in algos/: a reward of two values, for whole batches
         on_the_way = np.stack([start, (start + goal) / 2, goal])
@@ -297,8 +310,10 @@ def finish(arrays, env, reached, source):
                         "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape),
                         "desired_goals": (n, *spaces["desired_goal"].shape),
                         "actions": (n, steps, *box.shape)}.items():
-        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            fail(f"--source {source}: {name} {arrays[name].shape} must be finite and of shape {shape} for "
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(arrays[name].astype(np.float32)).all()
+        if arrays[name].shape != shape or not finite:
+            fail(f"--source {source}: {name} {arrays[name].shape} must be finite in float32 and of shape {shape} for "
                  f"{env.spec.id}; is --task right?")
     if "success" not in arrays:
         achieved = arrays["achieved_goals"][:, 1:].astype(np.float64).reshape(n * steps, -1)
@@ -407,7 +422,7 @@ def check_out(out, force):
             fail(f"--out {out}: is there already; name another version or delete it with `minari delete`")
     elif not out.endswith(".npz"):
         fail(f"--out {out}: must end in .npz or be minari:<dataset id>")
-    elif Path(out).exists() and not force:
+    elif os.path.exists(out) and not force:  # unlike Path.exists without an error for a folder it may not enter
         fail(f"--out {out}: is there already; --force replaces it")
 
 

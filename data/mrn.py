@@ -24,6 +24,7 @@ import io
 import json
 import math
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import pickle
 import platform
@@ -123,6 +124,9 @@ class Args:
 
 class UserError(Exception):
     """Reported in one line, with exit status 2."""
+
+
+FOREIGN = RuntimeError, ValueError, LookupError, TypeError, AttributeError  # what contents of other files lead to
 
 
 # ------------------------------------------------------------------------------------------ environments
@@ -296,9 +300,23 @@ class Collector:
         return {key: value[sound].astype(np.float32) for key, value in episodes.items()}
 
 
+@contextlib.contextmanager
+def without_ctrl_c():
+    """Processes that start in here never get Ctrl-C, not even while they import; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    multiprocessing.resource_tracker.ensure_running()  # starting it would end what follows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def collect_worker(pipe, task, count):
     """A process that answers requests (networks, arguments of Collector.run) until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows only now
     torch.set_num_threads(1)
     collector = Collector(task, count)
     try:
@@ -321,7 +339,8 @@ class Collectors:
         for _ in range(min(workers, count)):
             pipe, theirs = context.Pipe()
             share = math.ceil(count / min(workers, count))
-            context.Process(target=collect_worker, args=(theirs, task, share), daemon=True).start()
+            with without_ctrl_c():
+                context.Process(target=collect_worker, args=(theirs, task, share), daemon=True).start()
             theirs.close()
             self.pipes.append(pipe)
 
@@ -443,20 +462,21 @@ class Normaliser(nn.Module):
 class Replay:
     """Whole episodes in float32 arrays; when full, new ones overwrite random ones."""
 
-    KEYS = ("observations", "achieved_goals", "desired_goals", "actions")
-
-    def __init__(self, capacity):
-        self.capacity, self.size, self.arrays = capacity, 0, None
+    def __init__(self, capacity, horizon, obs_dim, goal_dim, act_dim):
+        shapes = dict(observations=(horizon + 1, obs_dim), achieved_goals=(horizon + 1, goal_dim))
+        shapes |= dict(desired_goals=(goal_dim,), actions=(horizon, act_dim))
+        self.capacity, self.size = capacity, 0
+        self.arrays = {k: np.zeros((capacity, *shape), np.float32) for k, shape in shapes.items()}
 
     def add(self, episodes, rng):
-        if self.arrays is None:
-            shapes = {k: (self.capacity, *episodes[k].shape[1:]) for k in self.KEYS}
-            self.arrays = {k: np.zeros(shape, np.float32) for k, shape in shapes.items()}
+        """Raises KeyError or ValueError if it is given the episodes of something else."""
         n = len(episodes["actions"])
         free = np.arange(self.size, min(self.size + n, self.capacity))
         slots = np.concatenate([free, rng.integers(self.capacity, size=n - len(free))])
-        for key in self.KEYS:
-            self.arrays[key][slots] = episodes[key]
+        for key, array in self.arrays.items():
+            if episodes[key].shape[1:] != array.shape[1:]:
+                raise ValueError(f"{key} of shape {episodes[key].shape[1:]}, not {array.shape[1:]}")
+            array[slots] = episodes[key]
         self.size = min(self.size + n, self.capacity)
 
     def filled(self):
@@ -578,30 +598,35 @@ def train(args):
     normaliser = Normaliser(obs_dim, goal_dim, args.clip)
     actor_optimiser = torch.optim.Adam(actor.parameters(), lr=args.lr, fused=True)
     critic_optimiser = torch.optim.Adam(critic.parameters(), lr=args.lr, fused=True)
-    replay = Replay(args.replay_size // horizon)
-    if replay.capacity < args.episodes_per_cycle:
+    if args.replay_size // horizon < args.episodes_per_cycle:
         raise UserError(f"--replay-size: must be at least {steps_per_cycle}, not {args.replay_size}")
+    replay = Replay(args.replay_size // horizon, horizon, obs_dim, goal_dim, act_dim)
     collectors = Collectors(args.task, args.episodes_per_cycle, args.workers)
     exploration = dict(noise=args.noise, random_eps=args.random_eps)
     progress = dict(cycle=0, seconds=0.0, best=[-1.0, -1.0], streak=0, log=[])
     parts = dict(actor=actor, critic=critic, normaliser=normaliser)
     parts |= dict(actor_optimiser=actor_optimiser, critic_optimiser=critic_optimiser)
-    targets = dict(actor_target=actor_target, critic_target=critic_target)
+    targets, metrics = dict(actor_target=actor_target, critic_target=critic_target), []
 
     if args.resume:
         saved = read(found, "delete it to go on from small.pt, or to start again")
-        for flag in "task", "critic", "seed", "episodes_per_cycle":  # the last: steps are counted in cycles
-            was, now = saved["args"][flag], getattr(args, flag)
-            if was != now:
-                raise UserError(f"--{flag.replace('_', '-')} {now}: {found} was made with {was}; choose another --runs")
-        for name, part in (parts | targets).items():
-            part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
-        for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
-            group["lr"] = args.lr  # may be lowered for the last part of a training
-        args.start_from = saved["args"].get("start_from")  # where its networks come from, for its card
-        progress = saved["progress"]
-        if saved["args"]["eval_episodes"] != args.eval_episodes:
-            progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
+        try:
+            for flag in "task", "critic", "seed", "episodes_per_cycle":  # the last: steps are counted in cycles
+                was, now = saved["args"][flag], getattr(args, flag)
+                if was != now:
+                    flag = flag.replace("_", "-")
+                    raise UserError(f"--{flag} {now}: {found} was made with {was}; choose another --runs")
+            for name, part in (parts | targets).items():
+                part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
+            for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
+                group["lr"] = args.lr  # may be lowered for the last part of a training
+            args.start_from = saved["args"].get("start_from")  # where its networks come from, for its card
+            progress, metrics = saved["progress"], list(saved.get("metrics", ()))
+            if saved["args"]["eval_episodes"] != args.eval_episodes:
+                progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
+        except FOREIGN as error:
+            raise UserError(f"{found}: is not a checkpoint of such a run ({type(error).__name__}): "
+                            "delete it to go on from small.pt, or to start again")
         if (folder / "replay.npz").exists():
             episodes = read(folder / "replay.npz", "delete it to refill the replay")
         else:
@@ -610,7 +635,10 @@ def train(args):
             rng_seed = (args.seed, progress["cycle"], 1)
             seeds = np.random.SeedSequence(rng_seed).generate_state(n)
             episodes = collectors.run(actor, normaliser, seeds, rng_seed, **exploration)
-        replay.add(episodes, np.random.default_rng(0))
+        try:
+            replay.add(episodes, np.random.default_rng(0))
+        except FOREIGN as error:
+            raise UserError(f"{folder}/replay.npz: is not of such a run ({error}): delete it to refill the replay")
 
     elif args.start_from:
         other = Path(args.start_from)
@@ -620,7 +648,7 @@ def train(args):
                 if isinstance(part, nn.Module):
                     part.load_state_dict(saved[name])
             replay.add(read(other / "replay.npz", "name the folder of a run with --start-from"), np.random.default_rng(0))
-        except (RuntimeError, ValueError, KeyError, IndexError):
+        except FOREIGN:
             raise UserError(f"--start-from {other}: is of another robot, object or critic, or damaged: choose another")
         for name in "count", "obs_sum", "obs_squares", "goal_sum", "goal_squares":
             normaliser.get_buffer(name).mul_(0.05)  # the goals are others now: the new ones count for more
@@ -637,6 +665,7 @@ def train(args):
     def save():
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= dict(progress=progress, args=dataclasses.asdict(args))
+        state |= dict(metrics=torch.stack(metrics)) if metrics else {}  # of an epoch that is not at its end
         full = state | {name: target.state_dict() for name, target in targets.items()}
         write_atomically({folder / "replay.npz": lambda file: np.savez(file, **replay.filled()),
                           folder / "small.pt": lambda file: torch.save(state, file),
@@ -668,7 +697,7 @@ def train(args):
         actor_optimiser.step()
         return torch.stack([critic_loss, actor_loss, q]).detach()
 
-    stop_signals, metrics = [], []
+    stop_signals = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop_signals.append(received))
     timings, clock = dict(collect=0.0, update=0.0, evaluate=0.0, save=0.0), time.perf_counter()
@@ -777,8 +806,9 @@ def parse():
 if __name__ == "__main__":
     try:
         main(parse())
-    except (UserError, OSError) as error:
-        print(f"mrn.py: error: {error}", file=sys.stderr)
+    except (UserError, OSError, MemoryError) as error:
+        print(f"mrn.py: error: {error}" + "; less of --batch-size or --replay-size needs less"
+              * isinstance(error, MemoryError), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -243,6 +243,7 @@ def test_the_second_process_waits_for_the_lock(small, tmp_path):
 # --- bad input
 @pytest.mark.parametrize("flags, named", [
     (["--task", "Nonsense"], "--task Nonsense"),
+    (["--out", "x" * 300 + ".npz"], "--out xxx"), (["--episodes-per-pair", str(10**21)], "--episodes-per-pair 1000"),
     (["--episodes-per-pair", "0"], "--episodes-per-pair 0"), (["--episodes-per-pair", "x"], "--episodes-per-pair"),
     (["--action-noise", "-1"], "--action-noise -1"), (["--action-noise", "nan"], "--action-noise nan"),
     (["--action-noise", "inf"], "--action-noise inf"), (["--seed", "-1"], "--seed -1"),
@@ -278,8 +279,30 @@ def test_of_two_files_both_are_written_or_none(tmp_path):
     with pytest.raises(OSError):
         collect.write({tmp_path / "a": b"new", tmp_path / "missing" / "b": b"new"})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        collect.write({tmp_path / "a": b"new", tmp_path / "folder": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "folder").rmdir()
     collect.write({tmp_path / "a": b"new", tmp_path / "b": b"new"})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"episodes_per_pair": 2}, "its manifest says 6"), ({"episodes_per_pair": 2.5}, "does not come from collect.py"),
+    ({"episodes_per_pair": 0}, "has --episodes-per-pair 0"), ({"seed": -3}, "has --seed -3"),
+    ({"step_length": 0}, "has --step-length 0"), ({"action_noise": None}, "does not come from collect.py"),
+    ({}, "does not come from collect.py")])  # and an array too many
+def test_verifying_a_file_with_an_edited_manifest(small, capsys, change, named):
+    manifest, arrays = load(small)
+    manifest["arguments"] |= change
+    if not change:
+        arrays["lengths"] = np.full(3, 200)
+        manifest["sha256"]["lengths"] = collect.sha256(arrays["lengths"])
+    np.savez(small, **arrays, manifest=np.array(json.dumps(manifest)))
+    capsys.readouterr()
+    assert run("--out", small, "--verify") == 2
+    assert named in one_line(capsys, "--verify")
 
 
 def test_a_killed_process_leaves_no_dataset_and_no_lock(tmp_path):

@@ -1,6 +1,7 @@
 """data/collect.py for the robot tasks: episodes, workers, experts, and what bad input gets."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import gymnasium as gym
 import imageio
 import numpy as np
 import pytest
+import torch
 from conftest import Run, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,13 +310,18 @@ def test_missing_expert(experts, tmp_path, capsys):
     assert not (tmp_path / "d.npz").exists()
 
 
-@pytest.mark.parametrize("damage", ["edited", "truncated", "no card", "bad card"])
+@pytest.mark.parametrize("damage", ["edited", "truncated", "no card", "bad card", "foreign", "harmful"])
 def test_damaged_expert(experts, tmp_path, capsys, damage):
     content = bytearray((experts / "FetchReach.pt").read_bytes())
     if damage == "edited":
         content[len(content) // 2] ^= 1
     elif damage == "truncated":
         del content[-1000:]
+    elif damage in ("foreign", "harmful"):  # with the right hash
+        content = io.BytesIO()
+        torch.save({"actor": {}} if damage == "foreign" else subprocess.Popen, content)
+        content = content.getvalue()
+        (experts / "FetchReach.json").write_text(json.dumps({"sha256": hashlib.sha256(content).hexdigest()}))
     elif damage == "no card":
         (experts / "FetchReach.json").unlink()
     else:
@@ -338,6 +345,29 @@ def test_tables_of_the_readme_are_those_of_the_cards():
     text = cards.README.read_text()
     for name, table in cards.tables().items():
         assert f"<!-- table {name} -->\n{table}\n<!-- end -->" in text, "run python data/cards.py"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"task": "FetchReach", "evaluation": {}}'])
+def test_a_damaged_card_is_one_line(tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "FetchReach.json").write_text(content)
+    monkeypatch.setattr(cards, "EXPERTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cards.py", "--check"])
+    with pytest.raises(SystemExit) as end:
+        cards.main()
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.count("\n") == 1 and "FetchReach.json" in line, line
+
+
+def test_a_readme_without_its_tables_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cards, "README", tmp_path / "README.md")
+    monkeypatch.setattr(sys, "argv", ["cards.py"])
+    for text in (None, "", "<!-- table experts -->\n"):
+        if text is not None:
+            cards.README.write_text(text)
+        with pytest.raises(SystemExit) as end:
+            cards.main()
+        line = capsys.readouterr().err
+        assert end.value.code == 2 and line.count("\n") == 1 and "README.md" in line, line
 
 
 def test_a_cards_scores():
@@ -398,6 +428,27 @@ def test_killed(tmp_path, victim):
         time.sleep(0.1)
     assert not any(map(alive, workers))
     assert [path.name for path in tmp_path.iterdir()] == [".d.npz.lock"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+@pytest.mark.parametrize("script, flags", [
+    ("collect", ["--out", "d.npz"]),
+    ("mrn", ["--steps", "100", "--episodes-per-cycle", "2", "--updates-per-cycle", "3", "--eval-episodes", "2"])])
+def test_ctrl_c_while_the_workers_import(tmp_path, script, flags):
+    """A terminal sends it to all processes of the group: the workers must not print what they were importing."""
+    command = [sys.executable, ROOT / "data" / f"{script}.py", "--task", "FetchReach", "--workers", "2", *flags]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path,
+                              start_new_session=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    deadline = time.monotonic() + 60
+    while len([pid for pid in children(parent.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]) < 2:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.killpg(parent.pid, signal.SIGINT)
+    error = parent.communicate(timeout=100)[1]
+    lines = [line for line in error.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
+    assert parent.returncode == 130 and len(lines) == (script == "collect"), error
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")

@@ -195,7 +195,7 @@ def changed(**parts):
     (changed(g=lambda g: g + np.arange(6)[:, None]), "goal changes"),
     (changed(u=lambda u: u[:, :3]), "fit together"),
     (changed(ag=lambda ag: ag[:3]), "fit together"),
-    (changed(o=lambda o: o * np.nan), "finite"),
+    (changed(o=lambda o: o * np.nan), "finite"), (changed(u=lambda u: u * 1e39), "finite in float32"),
     (changed(o=lambda o: np.repeat(o, 2, -1)), "is --task right?"),
     (changed(o=lambda o: o.astype(object)), "plain numbers"),
     (changed(o=lambda o: o.astype(complex)), "plain numbers"),
@@ -224,6 +224,22 @@ def test_damaged_datasets(capsys):
         without = {key: value for key, value in manifest.items() if key != name}
         np.savez("without.npz", **arrays, manifest=np.array(json.dumps(without)))
         assert f"no {name}" in refused(capsys, "--source", "without.npz", "--out", "x.npz")
+    np.savez("empty.npz", **arrays, manifest=np.array(json.dumps(manifest | {"expert": {}})))
+    assert "lacks episodes" in refused(capsys, "--source", "empty.npz", "--out", "x.npz")
+
+    def edited(drop=None, **changes):
+        new = {name: array for name, array in (arrays | changes).items() if name != drop}
+        hashes = {name: convert.sha256(array) for name, array in new.items()}
+        np.savez("edited.npz", **new, manifest=np.array(json.dumps(manifest | {"sha256": hashes})))
+        return refused(capsys, "--source", "edited.npz", "--out", "x.npz")
+
+    for name in ("observations", "achieved_goals", "desired_goals"):
+        assert f"lacks {name}" in edited(drop=name)
+    for length in (0, -5, 200):
+        assert "lengths must lie between 1 and 6" in edited(lengths=np.full(5, length))
+    assert "lengths are no whole numbers" in edited(lengths=np.full(5, 6.0))
+    for kind in ("U", "M8[s]", complex):
+        assert "actions are no numbers" in edited(actions=arrays["actions"].astype(int).astype(kind))
     np.savez("foreign.npz", **arrays)
     assert "manifest" in refused(capsys, "--source", "foreign.npz", "--out", "x.npz")
     Path("cut.npz").write_bytes(Path("made.npz").read_bytes()[:-200])
@@ -268,7 +284,8 @@ def test_flags(capsys):
     assert "--force" in refused(capsys, *source, "--task", "PointMaze", "--out", "made.npz")
     assert "must end in .npz" in refused(capsys, *source, "--task", "PointMaze", "--out", "made.txt")
     assert "--task" in refused(capsys, *source, "--out", "x.npz")
-    assert "--task Nope" in refused(capsys, *source, "--task", "Nope", "--out", "x.npz")
+    for task in ("Nope", "a:b:c", ":", "FetchReach-v1", "CartPole-v1", "this:CartPole-v1"):
+        assert f"--task {task}: no goal" in refused(capsys, *source, "--task", task, "--out", "x.npz")
     source = "--source", "made.npz"
     assert "is of PointMaze" in refused(capsys, *source, "--task", "FetchPush", "--out", "x.npz")
     assert "must be a .pkl" in refused(capsys, "--source", "b.h5", "--out", "x.npz")
@@ -321,6 +338,10 @@ def test_ogbench():
     method, env = load("dqapg"), gym.make("PointMaze-v0")
     loaded, _ = method.load_dataset("made.npz", "PointMaze", env)
     assert loaded["lengths"].tolist() == [4, 2, 4], "the methods read it"
+    assert manifest["clipped_actions"] == 0
+    data["actions"][[4, 7, 12]] = [[9, 9], [np.nan, 0], [9, 9]]  # of no outcome
+    ogbench(actions=data["actions"])
+    assert made("--source", "play.npz", "--goal-dims", "0:2")[1]["clipped_actions"] == 0
     ogbench(lengths=(4, 4))
     assert "lengths" not in made("--source", "play.npz", "--goal-dims", "0:2")[0]
 
@@ -334,6 +355,8 @@ def test_bad_ogbench(capsys):
         ogbench(terminals=terminals)
         flags = "--source", "play.npz", "--goal-dims", "0:2", "--task", "PointMaze", "--out", "x.npz"
         assert "terminal" in refused(capsys, *flags)
+    ogbench(actions=np.zeros((14, 2), np.float32))
+    assert "14 actions and 13 observations" in refused(capsys, *flags)
 
 
 # Minari

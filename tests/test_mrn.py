@@ -1,6 +1,7 @@
 """The trainer of experts: what it writes, resuming, starting from another task's run, bad input. Seconds-long runs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,27 @@ def test_starting_from_another_task_takes_its_networks_and_replay(tmp_path):
     assert torch.equal(b["observations"][:2], a["observations"])
     weights = [name for name in a if name.startswith("/actor/")]
     assert weights and all(torch.allclose(a[name], b[name], atol=1e-7) for name in weights)
+
+
+def test_files_of_something_else(tmp_path):
+    run = train(tmp_path, "FetchReach", 100)
+    for name in ("whole", "saved"):
+        shutil.copytree(run, tmp_path / name)
+    for target, source, flags, named in (
+            ("checkpoint.pt", "expert.pt", ["--resume"], "runs/FetchReach/checkpoint.pt: is not a checkpoint"),
+            ("checkpoint.pt", "expert.pt", ["--start-from", "whole", "--runs", "new"], "--start-from whole"),
+            ("replay.npz", None, ["--resume"], "runs/FetchReach/replay.npz: is not of such a run")):
+        folder = tmp_path / "whole" if "--start-from" in flags else run
+        if source:
+            shutil.copy(folder / source, folder / target)
+        else:
+            np.savez(folder / target, actions=np.zeros((2, 50, 4)), observations=np.zeros((2, 51, 25)))
+        before = contents(tmp_path)
+        flags = ["--runs", "runs", *flags] if "--runs" not in flags else flags
+        done = Run(tmp_path, MRN, "--task", "FetchReach", "--steps", 200, *TINY, *flags).wait()
+        line, = done.error_lines
+        assert done.status == 2 and named in line and contents(tmp_path) == before, done.err
+        shutil.copytree(tmp_path / "saved", folder, dirs_exist_ok=True)
 
 
 def contents(folder):
