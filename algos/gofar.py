@@ -29,6 +29,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from contextlib import redirect_stderr
@@ -133,14 +134,15 @@ def check(flags):
     for name, value in flags.items():
         numbers = value if isinstance(value, tuple) else (value,)
         low = {"seed": 0, "threads": 0, "lr": 1e-12, "batch-size": 2}.get(name, 0 if isinstance(value, float) else 1)
-        high = 1 if name in ("lr", "her-ratio", "polyak", "gamma") else 10**6 if name == "batch-size" else 2**31
+        high = {"batch-size": 10**6, "baw-queue": 10**7, "threads": 1024}.get(
+            name, 1 if name in ("lr", "her-ratio", "polyak", "gamma", "soft-minimum") else 2**31)
         if not numbers or any(type(x) in (int, float) and not low <= x <= high for x in numbers):
             fail(f"--{name} {' '.join(map(str, numbers))}: must lie between {low} and {high}")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
     try:
         torch.zeros(1, device=flags["device"]).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         fail(f"--device {flags['device']}: not available here ({error}); use --device cpu")
     if flags["cuda-graphs"] and (flags["compile"] or not flags["device"].startswith("cuda")):
         fail("--cuda-graphs: " + ("leave out --compile" if flags["compile"] else "needs a GPU; add --device cuda"))
@@ -179,8 +181,9 @@ def load_dataset(path, task, env, strict=False):
               "desired_goals": (n, *spaces["desired_goal"].shape)}
     for name, shape in wanted.items():
         array = data.get(name, np.empty(0, str))
-        if array.shape != shape or not array.size or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite numbers; see --help")
+        if array.shape != shape or not array.size or array.dtype.kind not in "fiu" or not (
+                np.abs(array) <= np.finfo(np.float32).max).all():
+            fail(f"--dataset {path}: {task} needs {name} of shape {shape}, all finite in float32; see --help")
     if lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > steps).any():
         fail(f"--dataset {path}: lengths must be whole numbers from 1 to {steps}; see --help")
     if (data["actions"] < box.low - 1e-5).any() or (data["actions"] > box.high + 1e-5).any():
@@ -418,19 +421,20 @@ def make_env(task):
         env = gym.make(TASKS.get(task, task))
         compute_reward, obs = env.unwrapped.compute_reward, env.reset(seed=0)[0]
         start, goal = obs["achieved_goal"], obs["desired_goal"]
-    except (gym.error.Error, ImportError, AttributeError, KeyError, TypeError) as error:
+    except (Exception, SystemExit) as error:  # of whatever kind a module or an environment raises
         fail(f"--task {task}: no goal environment of this name ({error}); known: {', '.join(TASKS)}")
     box = env.action_space
-    if not isinstance(box, gym.spaces.Box) or box.low.ndim != 1 or not np.isfinite([box.low, box.high]).all():
+    if not isinstance(box, gym.spaces.Box) or box.low.ndim != 1 or not (
+            np.isfinite([box.low, box.high]).all() and (box.low < box.high).all()):
         fail(f"--task {task}: needs actions in a bounded box, not {box}")
     try:  # at the start, halfway and at the goal
         rewards = np.asarray(compute_reward(np.stack([start, (start + goal) / 2, goal]), np.stack([goal] * 3), {}))
     except Exception as error:  # of whatever kind the environment raises
         fail(f"--task {task}: needs a compute_reward that takes whole batches ({error})")
-    if rewards.shape != (3,) or not env.spec.max_episode_steps:
-        fail(f"--task {task}: needs a compute_reward that takes whole batches, and max_episode_steps")
-    if len(set(rewards.tolist())) > 2:
-        fail(f"--task {task}: needs a sparse reward, one value at the goal and one elsewhere; name a task that has it")
+    if rewards.shape != (3,) or not env.spec.max_episode_steps or np.ndim(obs["observation"]) * np.ndim(start) != 1:
+        fail(f"--task {task}: needs flat observations and goals, max_episode_steps, a compute_reward for whole batches")
+    if rewards.dtype.kind not in "biuf" or len(set(rewards.tolist())) > 2 or rewards.max() > rewards[-1]:
+        fail(f"--task {task}: needs a sparse reward, one value at the goal and a lower one elsewhere; name another")
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= rewards[-1]
 
 
@@ -453,11 +457,11 @@ def evaluate(agent, envs, task, reached, episodes, horizon, device):
         for _ in range(horizon):
             state, goal = (torch.as_tensor(obs[k], dtype=torch.float32, device=device)
                            for k in ("observation", "desired_goal"))
-            obs, _, terminated, _, _ = envs.step(agent.act(state, goal).cpu().numpy())
+            obs, _, terminated, truncated, _ = envs.step(agent.act(state, goal).cpu().numpy())
             path.append(np.where(alive[:, None], obs["achieved_goal"], path[-1]))
             hits.append(reached(obs["achieved_goal"], obs["desired_goal"]) & alive)
             success = np.where(alive, hits[-1], success)
-            alive &= ~terminated
+            alive &= ~(terminated | truncated)
         hits, path = np.stack(hits, 1), np.stack(path, 1)
         for j, i in enumerate(index[:episodes - first]):
             rows.append({"seed": EVAL_SEED + int(i), "return": int(hits[j].sum()), "success": bool(success[j]),
@@ -517,7 +521,7 @@ def load(path, agent, buffer, flags, dataset_hash):
         torch.set_rng_state(state["torch_rng"].cpu())
         if buffer.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), buffer.device)
-        return state["update"]
+        return int(state["update"])
     except Exception as error:  # a damaged or foreign file raises one of many kinds
         fail(f"--resume: {path} is not a checkpoint of this run ({type(error).__name__}); start anew with --overwrite")
 
@@ -527,7 +531,7 @@ def open_log(path, n):
     lines = path.read_bytes().split(b"\n")[:-1] if n and path.exists() else []
     try:
         write(path, b"".join(line + b"\n" for line in lines if json.loads(line)["update"] <= n))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         fail(f"--resume: {path} has a damaged line; take it out, or start anew with --overwrite")
     return open(path, "a", buffering=1)
 # --- end shared ---
@@ -582,8 +586,9 @@ def graphed(agent, device):
 def train(agent_class, settings):
     e, o, flags = settings.experiment, settings.optimisation, settings.flags()
     check(flags)
+    from torch.utils.tensorboard import SummaryWriter  # before anything is deleted or written
     if e.track:
-        import wandb  # before anything is deleted or written
+        import wandb
     if e.threads:
         torch.set_num_threads(e.threads)
     torch.set_float32_matmul_precision("high" if e.precision == "tf32" else "highest")
@@ -613,7 +618,7 @@ def train(agent_class, settings):
     write(folder / "settings.json", json.dumps(flags, indent=1).encode())
     if e.track:
         wandb.init(project="swapped-gcrl", name=str(folder), config=flags, sync_tensorboard=True)
-    from torch.utils.tensorboard import SummaryWriter
+    threading.excepthook = lambda thread: None  # on a full disk the next add_scalar raises what its thread has raised
     board = SummaryWriter(str(folder), purge_step=start + 1)
 
     stop, shown, began, eval_seconds = [], {}, time.monotonic(), 0.0
@@ -689,6 +694,10 @@ def main(agent_class):
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         fail(f"{'--track: ' * (error.name == 'wandb')}{error.name} is not installed; pip install {error.name}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("allocate|out of memory", str(error)):
+            raise
+        fail("--batch-size, --hidden or --eval-episodes: there is not enough memory; lower one of them")
     except OSError as error:
         fail(f"--out {settings.experiment.out}: {error.filename or ''} {error.strerror or error}; use another folder")
 # --- end shared ---

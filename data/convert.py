@@ -297,8 +297,8 @@ def make_env(task):
         *_, best = rewards = [float(r) for r in compute_reward(on_the_way, np.stack([goal] * 3), {})]
     except Exception as error:  # of whatever kind the environment raises
         fail(f"--task {task}: needs a compute_reward that takes whole batches ({error})")
-    if len(rewards) != 3 or len(set(rewards)) > 2:
-        fail(f"--task {task}: needs a sparse reward for whole batches, one value at the goal and one elsewhere")
+    if len(rewards) != 3 or len(set(rewards)) > 2 or max(rewards) > best:
+        fail(f"--task {task}: needs a sparse reward for whole batches, one value at the goal and a lower one elsewhere")
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best, best
 
 

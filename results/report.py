@@ -337,7 +337,7 @@ def same_code(row):
 
 
 def run_again(folder, row, content):
-    """Makes a short run with a row's flags and a method's file of this content, in an empty folder.
+    """Makes a short run on the CPU with a row's flags and a method's file of this content, in an empty folder.
 
     Returns all settings of the run, and what it came to: metrics, evaluation, checkpoint. ValueError if it fails.
     """
@@ -345,7 +345,8 @@ def run_again(folder, row, content):
     (folder / "algos" / f"{row['method']}.py").write_bytes(content)
     (folder / "envs").symlink_to(REPOSITORY / "envs")
     flags = row["flags"] | SHORT | {"threads": row["threads"], "resume": False, "overwrite": False, "track": False,
-                                    "dataset": DATASETS / f"{row['flags']['task']}.npz"}
+                                    "dataset": DATASETS / f"{row['flags']['task']}.npz", "device": "cpu"}
+    flags |= {"cuda-graphs": False} if "cuda-graphs" in flags else {}  # a GPU, if the run was on one, may not be here
     words = [word for k, v in flags.items() for word in (
         [f"--{k}"] if v is True else [f"--no-{k}"] if v is False else [f"--{k}", *map(str, v)]
         if isinstance(v, (list, tuple)) else [f"--{k}={v}"])]

@@ -272,6 +272,7 @@ FILES = {  # content of a dataset file that cannot be used, from the path of a g
     "flat actions": lambda d: changed(d, actions=np.zeros(30, np.float32)),
     "text for numbers": lambda d: changed(d, observations=np.full((30, 101, 2), "one")),
     "NaN": lambda d: changed(d, observations=spoiled(np.load(d)["observations"], np.nan)),
+    "too large for float32": lambda d: changed(d, observations=spoiled(np.load(d)["observations"].astype(float), 1e39)),
     "infinite goal": lambda d: changed(d, desired_goals=np.full((30, 2), np.inf, np.float32)),
     "actions too large": lambda d: changed(d, actions=spoiled(np.load(d)["actions"], 2.01)),
     "actions too small": lambda d: changed(d, actions=spoiled(np.load(d)["actions"], -2.01)),
@@ -304,7 +305,7 @@ def test_bad_dataset(content, dataset, start, tmp_path):
     "--task Nowhere", "--task Nowhere-v0", "--task CartPole-v1", "--task no:Nowhere-v0", "--dataset no.npz",
     "--dataset .", "--updates 0", "--batch-size 0", "--batch-size -2", "--batch-size 33 --swap", "--hidden 0",
     "--hidden 8 -1", "--lr 0", "--lr nan", "--her-ratio 1.1", "--her-ratio nan", "--polyak -0.1", "--seed -1",
-    "--threads -1",
+    "--threads -1", "--threads 100000", "--device hpu",
     "--eval-episodes 0", "--log-every 0", "--eval-every 0", "--checkpoint-every 0", "--target-every 0",
     "--gamma 1.01", "--gamma nan", "--device cuda", "--device nonsense", "--device meta", "--cuda-graphs",
     "--cuda-graphs --compile", "--task FetchReachDense-v4",
@@ -317,6 +318,12 @@ def test_bad_flags(flags, start, tmp_path):
     (tmp_path / "file").touch()
     fails(start(DQAPG, "--updates", 20, *flags.split()), flags.split()[0])
     assert {file.name for file in tmp_path.iterdir()} == {"file", ".stdout", ".stderr"}, "wrote something"
+
+
+@pytest.mark.parametrize("method, flag", [("bcq", "--soft-minimum 7"), ("wgcsl", "--baw-queue 20000000")])
+def test_bad_flags_of_a_method(method, flag, start, tmp_path):
+    fails(start(ROOT / "algos" / f"{method}.py", "--updates", 20, *flag.split()), flag)
+    assert {file.name for file in tmp_path.iterdir()} == {".stdout", ".stderr"}, "wrote something"
 
 
 @each_script
@@ -381,7 +388,7 @@ def test_a_finished_run_without_its_checkpoint_is_kept_too(finished, start, tmp_
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
-@pytest.mark.parametrize("line", [b'{"update": 1', b"[1]", b'{"n": 1}', b"\xff"])
+@pytest.mark.parametrize("line", [b'{"update": 1', b"[1]", b'{"n": 1}', b"\xff", b"[" * 100_000])
 def test_a_damaged_log(name, line, finished, start, tmp_path):
     shutil.copytree(finished, tmp_path / "runs")
     log = tmp_path / "runs" / "PointMaze" / "dqapg" / "1" / name
@@ -521,13 +528,40 @@ def test_a_script_alone_in_a_folder(script, tmp_path):
 @pytest.mark.parametrize("reward, named", [
     ("1.0 if np.linalg.norm(achieved - desired, axis=-1) < 0.5 else 0.0", "whole batches"),
     ("float(np.linalg.norm(achieved - desired) < 0.5)", "whole batches"), ("info['x']", "whole batches"),
-    ("-np.linalg.norm(achieved - desired, axis=-1)", "sparse reward")])
+    ("-np.linalg.norm(achieved - desired, axis=-1)", "sparse reward"),
+    ("(np.abs(achieved - desired) > 0.5).all(-1).astype(float)", "sparse reward"),  # a cost
+    ("np.array([[0]] * len(achieved) + [0], object)[:-1]", "sparse reward")])
 def test_a_reward_that_does_not_fit_is_refused(reward, named, tmp_path):
     toy = TOY.replace("(np.abs(achieved - desired) < 0.5).all(-1).astype(float)", reward)
     assert toy != TOY
     (tmp_path / "toymodule.py").write_text(toy)
     shutil.copy(DQAPG, tmp_path)
     fails(Run(tmp_path, tmp_path / DQAPG.name, "--task", "toymodule:Toy-v0", "--updates", 5), "--task", named)
+
+
+@pytest.mark.parametrize("old, new", [
+    ("import gymnasium", "raise RuntimeError('no')\nimport gymnasium"),
+    ("import gymnasium", "raise SystemExit(3)\nimport gymnasium"), ("box = lambda", "assert False\n        box = lambda"),
+    ("super().reset", "raise FileNotFoundError('model.xml')\n        super().reset"),
+    ("np.float32([-1]), np.float32([3])", "np.float32([3]), np.float32([3])"),
+    ("return dict(observation=np.append(x, np.float32(1))", "return dict(observation=np.ones((1, 2), np.float32)")])
+def test_an_environment_that_does_not_work_is_refused(old, new, tmp_path):
+    assert TOY.count(old) == 1
+    (tmp_path / "toymodule.py").write_text(TOY.replace(old, new))
+    shutil.copy(DQAPG, tmp_path)
+    run = Run(tmp_path, tmp_path / DQAPG.name, "--task", "toymodule:Toy-v0", "--updates", 5).wait()
+    *before, line = run.error_lines
+    assert run.status == 2 and "--task toymodule:Toy-v0" in line and "Traceback" not in run.err
+    assert not before or "site-packages/gymnasium" in before[0], "gymnasium may warn too"
+
+
+@pytest.mark.parametrize("task", ["a:b:c", ":"])
+def test_a_task_that_is_no_name(task, tmp_path):
+    fails(Run(tmp_path, DQAPG, "--task", task), f"--task {task}")
+
+
+def test_too_little_memory_is_one_line(start, tmp_path):
+    fails(start(DQAPG, "--hidden", 2_000_000_000, "--updates", 5), "--hidden", "memory")
 
 
 def test_the_real_command_line(tmp_path):
@@ -538,9 +572,11 @@ def test_the_real_command_line(tmp_path):
     assert run.stderr.count("\n") == 1 and "--task Nowhere" in run.stderr
 
 
-def test_evaluation_ends_with_an_episode_that_terminates(tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["self.x > 3, False", "False, self.x > 3"])  # it terminates, or is cut off early
+def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
     """Nothing after the end of an episode counts, neither its steps nor the next one's goal."""
-    (tmp_path / "toymodule.py").write_text(TOY)
+    (tmp_path / "toymodule.py").write_text(TOY.replace("self.x > 3, False", end))
+    monkeypatch.delitem(sys.modules, "toymodule", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     module = load_module(DQAPG)
     env, reached = module.make_env("toymodule:Toy-v0")
