@@ -577,6 +577,7 @@ def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
     """Nothing after the end of an episode counts, neither its steps nor the next one's goal."""
     (tmp_path / "toymodule.py").write_text(TOY.replace("self.x > 3, False", end))
     monkeypatch.delitem(sys.modules, "toymodule", raising=False)
+    monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     module = load_module(DQAPG)
     env, reached = module.make_env("toymodule:Toy-v0")
