@@ -24,7 +24,6 @@ import io
 import json
 import math
 import multiprocessing
-import multiprocessing.resource_tracker
 import os
 import pickle
 import platform
@@ -42,6 +41,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from collect import without_ctrl_c
 
 with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
     import gymnasium_robotics
@@ -298,20 +298,6 @@ class Collector:
         episodes |= dict(actions=actions, rewards=rewards)
         sound = [not env.data.warning.number.any() for env in envs]
         return {key: value[sound].astype(np.float32) for key, value in episodes.items()}
-
-
-@contextlib.contextmanager
-def without_ctrl_c():
-    """Processes that start in here never get Ctrl-C, not even while they import; this one gets it afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    multiprocessing.resource_tracker.ensure_running()  # starting it would end what follows
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def collect_worker(pipe, task, count):
