@@ -83,7 +83,8 @@ def test_swapping(source, swap_batch, size):
     for x in (obs, action, next_obs):
         assert (x[:half] == x[half:]).all(), "the copy has the same transitions"
     assert (reward == reached(next_obs, goal) - 1.0).all(), "rewards belong to the goals they stand beside"
-    assert (reward[:half] != reward[half:]).any() and 0 in reward[half:] or source == "commanded"
+    assert (reward[:half] != reward[half:]).any()
+    assert (0 in reward[half:]) == (source != "commanded"), "no state of these data achieves a commanded goal"
     other = goal[half:, 0] != obs[half:, 0]
     assert abs(other.mean() - (N - 1) / N) < 0.05, "goals of other trajectories"
     if source == "commanded":
@@ -91,8 +92,20 @@ def test_swapping(source, swap_batch, size):
     elif source == "achieved":
         assert 1 <= goal[half:, 1].min() and goal[half:, 1].max() <= T
     else:
-        assert (np.sort(goal[:half], 0) == np.sort(goal[half:], 0)).all(), "the batch's own goals, shuffled"
+        assert sorted(goal[:half].tolist()) == sorted(goal[half:].tolist()), "the batch's own goals, whole, shuffled"
     assert (goal[:half, 0] == obs[:half, 0]).all(), "the original half keeps its goals"
+
+
+def test_achieved_goals_to_swap_in_are_all_there_are_and_no_padding():
+    lengths = [3, 12, 1, 5, 5, 5, 5]
+    goal = sample(8000, data=dataset(lengths), swap=True, swap_source="achieved")[-1][4000:]
+    assert {*map(tuple, goal.tolist())} == {(100 * i, t) for i, n in enumerate(lengths) for t in range(1, n + 1)}
+
+
+def test_batches_depend_on_the_seed_alone():
+    first, again, other = (buffer(seed=seed, swap=True).sample(64) for seed in (1, 1, 2))
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first.obs, other.obs) and not torch.equal(first.goal, other.goal)
 
 
 def test_swapped_rewards_are_recomputed():
@@ -137,3 +150,12 @@ def test_normalizer_holds_the_statistics_of_the_dataset_and_is_saved_with_the_ne
     assert {"normalizer.mean", "normalizer.std"} <= set(module.Actor(normalizer, [4]).state_dict())
     far = torch.full((1, 2), 1e6)
     assert normalizer(far, -far).tolist() == [[5, 5, -5, -5]]
+
+
+def test_an_input_that_never_varies_is_divided_by_no_zero():
+    module, data = load("dqapg"), dataset()
+    data["observations"] = np.full((N, T + 1, 2), 3.0)
+    it = module.ReplayBuffer(data, module.Relabelling(), reached, 0)
+    normalizer = module.Normalizer(it, gym.spaces.Box(-1, 1, (2,)))
+    assert normalizer.std[:2].tolist() == pytest.approx([0.01, 0.01])
+    assert normalizer(torch.full((1, 2), 3.0), torch.zeros(1, 2))[0, :2].tolist() == [0, 0]

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -144,6 +145,67 @@ def test_evaluation_equals_single_environments(monkeypatch):
         assert row["final_distance"] == pytest.approx(distance, abs=1e-5)
     outcomes = {(row["success"], row["success_any"]) for row in found}
     assert outcomes == {(True, True), (False, True), (False, False)}
+
+
+def test_an_evaluation_has_random_numbers_of_its_own():
+    """A policy that draws some draws the same at every evaluation, and training goes on as without it."""
+    module = load_module(DQAPG)
+    _, reached = module.make_env("PointMaze")
+    batch = gym.make_vec("PointMaze-v0", num_envs=9, vectorization_mode="vector_entry_point")
+    agent, paths = SimpleNamespace(act=lambda obs, goal: 4 * torch.rand(9, 2) - 2), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        rows = module.evaluate(agent, batch, "PointMaze", reached, 9, 5, torch.device("cpu"))
+        paths.append(np.stack([row["path"] for row in rows]))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(*paths)
+
+
+def test_the_deviation_of_a_summary_is_that_of_the_returns():
+    rows = [{"return": r, "success": r > 0, "success_any": True, "final_distance": 1.0} for r in (0, 4, 8)]
+    scores = load_module(DQAPG).summary(rows)
+    assert scores["return_std"] == pytest.approx(math.sqrt(32 / 3)) and scores["success"] == pytest.approx(2 / 3)
+    assert not any(name.startswith(("seen_", "unseen_")) for name in scores)
+
+
+class Seen(Exception):
+    """What an agent saw before its first update."""
+
+
+def test_seed_horizon_and_precision_reach_the_training(tmp_path, monkeypatch):
+    (tmp_path / "toymodule.py").write_text(TOY)
+    monkeypatch.delitem(sys.modules, "toymodule", raising=False)
+    monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # is put back at the end
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "toy.npz", observations=rng.normal(size=(20, 11, 2)), desired_goals=rng.normal(size=(20, 1)),
+             achieved_goals=rng.normal(size=(20, 11, 1)), actions=rng.uniform(-1, 3, (20, 10, 1)))
+    module = load_module(DQAPG)
+
+    class Agent:
+        optimizers = {}
+
+        def __init__(self, settings, normalizer, horizon, device):
+            self.seen = torch.initial_seed(), horizon
+
+        def update(self, batch, n):
+            raise Seen(*self.seen, torch.is_autocast_enabled("cpu"), batch.obs.tolist())
+
+    def seen(seed, precision):
+        experiment = module.Experiment("toymodule:Toy-v0", tmp_path / "toy.npz", seed=seed, precision=precision,
+                                       out=tmp_path / "runs", overwrite=True)
+        with pytest.raises(Seen) as stop:
+            module.train(Agent, module.Settings(experiment))
+        return stop.value.args
+
+    *rest, drawn = seen(3, "bf16")
+    assert rest == [3, 10, True], "PyTorch's seed, the steps of an episode of this environment, bfloat16"
+    *rest, others = seen(4, "fp32")
+    assert rest == [4, 10, False] and others != drawn
+    assert seen(3, "fp32")[-1] == drawn
 
 
 def test_each_form_of_an_update_is_recorded_once_and_then_replayed(monkeypatch):
@@ -523,6 +585,19 @@ def test_a_script_alone_in_a_folder(script, tmp_path):
         fails(Run(tmp_path, copy, "--task", "PointMaze", "--updates", 5), "--task PointMaze")
         for task in ("toymodule:Toy-v0", "FetchReach"):
             fails(Run(tmp_path, copy, "--task", task, "--seed", 2), "--dataset")
+
+
+def test_what_is_reached_is_asked_with_the_achieved_goal_first(tmp_path, monkeypatch):
+    """For a reward that is not symmetric: here a point may also be beyond its goal."""
+    toy = TOY.replace("(np.abs(achieved - desired) < 0.5)", "(achieved > desired - 0.5)")
+    assert toy != TOY
+    (tmp_path / "toymodule.py").write_text(toy)
+    monkeypatch.delitem(sys.modules, "toymodule", raising=False)
+    monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, reached = load_module(DQAPG).make_env("toymodule:Toy-v0")
+    x = np.array([[0.0], [5.0]])
+    assert reached(x, x[::-1]).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("reward, named", [

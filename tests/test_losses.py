@@ -55,6 +55,30 @@ def test_dqapg_targets_of_the_other_variants():
     assert it.targets(s, r, s_next, g)[0].tolist() == [0, 0, 0]
 
 
+def test_dqapg_values_that_the_value_function_is_regressed_on_are_bounded_too():
+    module, it = agent("dqapg", variant="fig9")
+    it.critic.rows.data[:, :3] = torch.tensor([[0.0, -2, -150], [0.0, -1, -160]])
+    metrics = it.update(batch(module), 2)
+    # y = -8, 0, -100 as above; y_next = min Q - r: 0 + 1 clipped at 0, -2, -160 + 1 clipped at -100
+    at_s = (9 + 4 + 48**2) + (25 + 9 + 59**2) + (11**2 + 0 + 48**2) + (13**2 + 1 + 59**2)
+    at_next = (9**2 + 1 + 40**2) + (10**2 + 1 + 55**2)
+    assert float(metrics["value_loss"]) == pytest.approx((at_s + at_next) / 3)
+    it.a.variant = "eq34"  # V(s) is regressed on Q'(s, pi'(s))
+    it.critic_target.rows.data[:, :3] = torch.tensor([[5.0, -1, -130], [6.0, -2, -120]])
+    s, _, r, s_next, g, *_ = batch(module)
+    assert it.targets(s, r, s_next, g)[1].tolist() == [0, -2, -100]
+
+
+@pytest.mark.parametrize("method, algorithm", [
+    ("dqapg", {"variant": "fig9"}), ("dqapg", {"variant": "alg3"}), ("td3bc", {"target_noise": 0.0})])
+def test_the_action_at_the_next_state_is_that_of_the_target_actor(method, algorithm):
+    module, it = agent(method, **algorithm)
+    it.actor.shift.data[3:] = 0.25  # would move Q'(s', a') by 2 * 0.5; the target actor stays where it was
+    s, _, r, s_next, g, *_ = batch(module)
+    y = it.targets(s, r, s_next, g)[1] if method == "dqapg" else it.target(r, s_next, g)
+    assert y.tolist() == [-8, 0, -100]
+
+
 def test_dqapg_weight_clip():
     _, metrics = updated("dqapg", variant="alg3", weight_clip=2.0)
     assert metrics["weight"] == pytest.approx((2 + 1 + 2) / 3)
@@ -77,6 +101,15 @@ def test_td3bc_target_noise_is_clipped_and_lowers_no_more_than_it_can():
     # actions of A lie 0 or more inside [-1, 1]; each of two coordinates moves by at most 0.125, Q by 2 per unit
     targets = torch.stack([it.target(r, s_next, g)[0] for _ in range(50)])
     assert targets.min() >= -8.5 - 1e-5 and targets.max() <= -7.5 + 1e-5 and targets.std() > 0.1
+
+
+def test_td3bc_target_noise_is_in_half_widths_of_the_action_space_and_does_not_leave_it():
+    module, it = agent("td3bc", target_noise=1e6, noise_clip=0.5)
+    it.actor.normalizer.scale = torch.full((2,), 0.5)  # the first action, 0.5 and -0.5, lies in a corner of the box
+    _, _, r, s_next, g, *_ = batch(module)
+    targets = {round(float(it.target(r, s_next, g)[0]), 3) for _ in range(100)}
+    # noise of 0.5 half widths is 0.25: it takes the first coordinate down or not, the second up or not; Q by 2 per unit
+    assert targets == {-8.5, -8.0, -7.5}
 
 
 def test_td3bc_delays_the_actor():
@@ -171,6 +204,33 @@ def test_targets_move_every_tenth_update_by_a_twentieth(method):
         torch.testing.assert_close(new, 0.95 * old + 0.05 * online)
 
 
+@pytest.mark.parametrize("method", ["dqapg", "td3bc"])
+def test_every_target_network_follows_its_own(method):
+    buffer, it = make(load(method), (2, 2, 2), swap=True)
+    pairs = [(old, getattr(it, name[:-7])) for name, old in it.named_children() if name.endswith("_target")]
+    before = [[p.clone() for p in old.parameters()] for old, _ in pairs]
+    for n in range(1, 11):
+        it.update(buffer.sample(8), n)
+    assert len(pairs) == len(it.optimizers)
+    for was, (old, online) in zip(before, pairs):
+        for a, b, new in zip(was, online.parameters(), old.parameters()):
+            torch.testing.assert_close(new, 0.95 * a + 0.05 * b)
+
+
+def test_td3bc_targets_lie_between_the_floor_and_zero():
+    module = load("td3bc")
+    buffer, old = make(module, (2, 2, 2), swap=False)
+    _, _, r, s_next, g, *_ = buffer.sample(16)
+    for gamma, floor in ((1.0, -70), (0.98, -50)):
+        settings = copy.deepcopy(module.DEFAULTS)
+        settings.optimisation.gamma = gamma
+        it = module.TD3BC(settings, old.actor.normalizer, 70, torch.device("cpu"))
+        for bias, bound in ((-1e4, floor), (1e4, 0)):
+            for net in it.critic_target.nets:
+                nn.init.constant_(net.head.bias, bias)
+            assert it.target(r.fill_(-1), s_next, g).tolist() == pytest.approx([bound] * 16)
+
+
 def test_values_below_gamma_1_have_their_own_floor():
     module = load("dqapg")
     settings = copy.deepcopy(module.DEFAULTS)
@@ -193,6 +253,30 @@ def test_actor_and_critic_use_the_units_of_the_environment():
         torch.testing.assert_close(actor(obs, obs), torch.tensor([[2.0, 1.0]]).expand(4, 2))
         x = critic.normalizer(obs, obs, torch.tensor([[2.0, 0.5]]).expand(4, 2))
         torch.testing.assert_close(x[:, -2:], torch.tensor([[1.0, 0.0]]).expand(4, 2))
+
+
+def test_networks_have_relu_layers_and_the_starting_weights_of_xavier():
+    net = load("dqapg").MLP(50, 20, [100, 100])
+    hidden = net.body(torch.randn(64, 50))
+    assert hidden.min() == 0 and hidden.max() > 0 and 0.2 < (hidden == 0).float().mean() < 0.8
+    for layer in (*net.body[::2], net.head):
+        bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+        assert 0.95 * bound < layer.weight.abs().max() <= bound and (layer.bias == 0).all()
+
+
+def test_the_two_heads_are_two_networks():
+    buffer, it = make(load("dqapg"), (2, 2, 2), swap=False)
+    s, a, _, _, g, *_ = buffer.sample(64)
+    for first, second in (it.critic(s, g, a), it.value(s, g)):
+        assert ((first - second).abs() > 1e-4).float().mean() > 0.9, "min over them would be no minimum"
+
+
+def test_values_are_not_rounded_under_autocast():
+    net, x = load("dqapg").MLP(4, 1, [8]), torch.randn(3, 4)
+    nn.init.zeros_(net.head.weight)
+    nn.init.constant_(net.head.bias, -60.1)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        assert net.body(x).dtype == torch.bfloat16 and net(x).flatten().tolist() == pytest.approx([-60.1] * 3)
 
 
 def gaussian(policy="gaussian", **algorithm):
@@ -246,6 +330,14 @@ def test_dqapg_gaussian_samples_are_re_parameterised_and_the_evaluation_takes_th
     torch.testing.assert_close(it.actor(s, s, mode)[0], sample)  # the same sample with and without an action
     deterministic = gaussian("deterministic")[1]
     assert torch.equal(deterministic.act(s, s), deterministic.actor(s, s))
+
+
+def test_dqapg_gaussian_deviations_are_bounded():
+    _, it = gaussian()
+    s = torch.zeros(1, 1)
+    it.actor.net.head.bias.data = torch.tensor([0.2, -0.1, 60.0, -60.0])
+    sample, cloning = it.actor(s, s, torch.tensor([[1.0, 0.5]]))
+    assert sample.isfinite().all() and cloning.isfinite().all()
 
 
 @pytest.mark.parametrize("variant", ["fig9", "alg3"])

@@ -80,6 +80,23 @@ def test_wgcsl_gofar():
     assert it.queue.isinf().all() and it.threshold == -math.inf, "no best-advantage weight"
 
 
+def test_wgcsl_weights_and_targets_are_bounded_and_the_next_action_is_the_target_actors():
+    module, it = official_wgcsl(weight_clip=1.2)
+    it.critic_target.slopes = (2.0, 2.0)
+    it.actor.shift.data[3:] = 0.25  # would move Q'(s', a'); it moves Q(s', a') by 1 and -0.5
+    it.critic_target.rows.data[:, 3] = -5
+    metrics = numbers(it.update(batch(module), 1))
+    # targets 0.5 * -5 clipped at 0, 1 + 0.5 * 2, 0.5 * 300 clipped at 100
+    assert metrics["critic_loss"] == pytest.approx((1 + 0 + 99.5**2) / 3 + (4 + 1 + 99**2) / 3)
+    # r + Q(s', pi) / 2: min(5, 5.5) / 2, min(4, 1.5) / 2; minus 1.6, 0.5: A 0.9, 0.25, of which both exp are cut
+    assert metrics["advantage"] == pytest.approx((0.9 + 0.25) / 2)
+    assert metrics["weight"] == pytest.approx((0.5 + 0.125) * 1.2 / 2)
+    module, it = half_discount("wgcsl", variant="gofar")
+    it.critic_target.rows.data[:, 3:] = 10.0  # y = -1 + 5, 0 + 5, -1 + 5, all clipped at 0
+    metrics = numbers(it.update(batch(module), 1))
+    assert metrics["critic_loss"] == pytest.approx((100 + 4 + 2500) / 3 + (144 + 1 + 1600) / 3)
+
+
 def test_wgcsl_stops_at_a_goal_if_asked():
     module, it = official_wgcsl()
     s, _, r, s_next, g, *_ = batch(module)
@@ -175,6 +192,20 @@ def test_am_official(monkeypatch):
     it.critic_target.rows.data += 3.0
     metrics = numbers(it.update(b, 1))  # values are at most 1
     assert metrics["critic_loss"] == pytest.approx((0.4**2 + 0.3**2 + 0.7**2) / 3 + conservative)
+
+
+def test_am_targets_are_bounded_and_stop_at_a_goal_if_asked(monkeypatch):
+    tables = [-10.0, -2, -50, 0, 0, 0], [0.0, 0, 0, -5, -3, -120], [-1.0, -2, -4]
+    it, b = am(monkeypatch, *tables)
+    it.actor.shift.data[3:] = 0.25  # the action at s' is the target actor's
+    it.o.stop_at_goal = True  # as test_am_gofar, but without the next value where the old goal is reached
+    assert numbers(it.update(b, 1))["critic_loss"] == pytest.approx((7**2 + 0 + 48**2) / 3 - 69 / 3)
+    it, b = am(monkeypatch, *tables)
+    it.critic_target.rows.data += 1000.0  # no value is above 0
+    assert numbers(it.update(b, 1))["critic_loss"] == pytest.approx((11**2 + 6**2 + 52**2) / 3 - 69 / 3)
+    it, b = am(monkeypatch, [0.5, 0.3, 0.1, 0, 0, 0], [0.0, 0, 0, -3, -3, -3], [0.1, 0.2, 0.4], variant="official")
+    metrics = numbers(it.update(b._replace(offset=torch.full((3,), math.inf), reward=torch.full((3,), -1.0)), 1))
+    assert metrics["critic_loss"] == pytest.approx(2 * (0.6**2 + 0.7**2 + 0.3**2) / 3), "nor below 0 if official"
 
 
 class SumOfActions(nn.Module):
@@ -341,6 +372,16 @@ def test_every_network_learns_and_its_target_follows(method):
                 now = it.state_dict()[name.replace("_target", "", 1)]
                 torch.testing.assert_close(value, 0.95 * before[name] + 0.05 * now)
     assert all(p.grad is None for name, p in it.named_parameters() if "_target" in name)
+
+
+@pytest.mark.parametrize("method", ["wgcsl", "am"])
+def test_values_have_the_floor_of_horizon_and_discount(method):
+    module = load(method)
+    _, old = make(module, (2, 2, 2), swap=False)
+    for gamma, floor in ((1.0, -70), (0.98, -50)):
+        settings = copy.deepcopy(module.DEFAULTS)
+        settings.optimisation.gamma, settings.algorithm.variant = gamma, "gofar"
+        assert type(old)(settings, old.actor.normalizer, 70, torch.device("cpu")).floor == pytest.approx(floor)
 
 
 @pytest.mark.parametrize("method, her_ratio", [("wgcsl", 0.8), ("am", 0.5), ("gofar", 0.0)])

@@ -76,6 +76,12 @@ def test_awac_softmax_weights_have_a_mean_of_one():
     assert metrics["weight"] == pytest.approx(1)
 
 
+def test_awac_softmax_has_the_temperature_too():
+    it, metrics = updated("awac", weight="softmax", temperature=0.5)
+    total = sum(math.exp(2 * a) for a in ADVANTAGE)
+    check_actor(it, metrics, [3 * math.exp(2 * a) / total for a in ADVANTAGE])
+
+
 # --- CRR
 def crr(**algorithm):
     """CRR with a policy of no deviation, whose 4 actions are all pi(s), and an action space that holds all of them."""
@@ -247,3 +253,12 @@ def test_values_below_gamma_1_have_their_own_floor(method):
             nn.init.constant_(net.head.bias, -1e4)
         s, a, r, s_next, g, *_ = buffer.sample(16)
         assert target(it, r.fill_(-1), s_next, g).min() == pytest.approx(floor)
+
+
+@each_method
+def test_no_target_is_above_zero(method):
+    buffer, it = make(load(method), (2, 2, 2), swap=False)
+    for net in getattr(it, VALUES[method] + "_target").nets:
+        nn.init.constant_(net.head.bias, 1e4)
+    _, _, r, s_next, g, *_ = buffer.sample(16)
+    assert target(it, r.fill_(-1), s_next, g).tolist() == [0] * 16

@@ -1,5 +1,6 @@
 """Losses and targets of IQL, Onestep-RL, CQL and BCQ on three hand-made transitions, against hand-computed values."""
 
+import copy
 import math
 
 import gymnasium as gym
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from speed import load, make
-from tables import DELTA, DISTANCE, H, REWARD, A, Table, TableActor, agent, batch
+from tables import DELTA, DISTANCE, REWARD, A, Table, TableActor, agent, batch
 from torch import nn
 
 
@@ -37,6 +38,14 @@ def test_iql_and_onestep(method, algorithm, value_loss, weights):
     assert metrics["weight"] == pytest.approx(sum(weights) / 3)
     assert metrics["cloning"] == pytest.approx(sum(DISTANCE) / 3)
     torch.testing.assert_close(it.actor.shift.grad[:3], torch.tensor(weights)[:, None] * DELTA / 3)
+
+
+@pytest.mark.parametrize("method", ["iql", "onestep"])
+def test_values_of_the_data_that_v_and_the_actor_learn_from_are_bounded(method):
+    module, it = regression_agent(method)
+    it.critic_target.rows.data[:, :3] = torch.tensor([[3.0, -1, -150], [2.0, -2, -160]])
+    metrics = it.update(batch(module), 1)
+    assert float(metrics["q"]) == pytest.approx((0 - 2 - 100) / 3)
 
 
 def test_iql_expectile_is_not_inverted():
@@ -180,6 +189,34 @@ def test_cql_lagrange(monkeypatch):
     assert it.multiplier[0].grad == pytest.approx(-math.e * excess / 2, rel=1e-4) and excess > 0
 
 
+def test_cql_uniform_actions_fill_the_box_of_the_environment(monkeypatch):
+    module, it = cql_agent(monkeypatch)
+    it.actor.normalizer.center, it.actor.normalizer.scale = torch.tensor([1.0, 0]), torch.tensor([2.0, 1])
+    asked, critic = [], it.critic.forward
+    it.critic.forward = lambda obs, goal, action: (asked.append(action), critic(obs, goal, action))[1]
+    for share, wanted in ((0.0, [-1.0, -1]), (0.75, [2.0, 0.5]), (1.0, [3.0, 1])):
+        monkeypatch.setattr(torch, "rand_like", lambda x, share=share: torch.full_like(x, share))
+        it.update(batch(module), 1)
+        uniform = asked[0].view(7, 3, 2)[1:3]  # after the data's, before those of pi(s) and pi(s')
+        torch.testing.assert_close(uniform, torch.tensor(wanted).expand(2, 3, 2))
+        asked.clear()
+
+
+def test_cql_actions_of_either_state_have_densities_of_their_own(monkeypatch):
+    module, it = cql_agent(monkeypatch)
+    sample = it.actor.sample
+
+    def rarer(obs, goal, samples):  # at s' all densities are smaller by a factor of exp(2)
+        action, log_density = sample(obs, goal, samples)
+        return action, log_density - 2 * (obs[0, 0] >= 3)
+
+    it.actor.sample = rarer
+    metrics = it.update(batch(module), 1)
+    ours, next_ours = (sum(math.exp(4 * x / 2 ** k + k + 0.5) for k in (0, 1)) for x in (0.5, -0.25))
+    gap = math.log(8 + ours + math.exp(2) * next_ours) - 2 * float(A.sum(-1).mean())  # 8 as in cql_gap
+    assert float(metrics["gap"]) == pytest.approx(gap)
+
+
 def test_cql_target_takes_one_action_of_the_policy(monkeypatch):
     module, it = cql_agent(monkeypatch)
     s, _, r, s_next, g, *_ = batch(module)
@@ -269,6 +306,31 @@ def test_bcq():
     # reconstruction 0.2 squared, KL of N(0.5, 1) from N(0, 1) is 0.5 squared / 2 per dimension
     assert metrics["cloning"] == pytest.approx(0.04) and metrics["kl"] == pytest.approx(0.125)
     assert metrics["vae_loss"] == pytest.approx(0.04 + 0.5 * 0.125)
+
+
+def test_bcq_kl_counts_the_deviation():
+    module, it = bcq_agent()
+    vae = it.vae
+    vae.forward = lambda obs, goal, action: (A + vae.bias, vae.mean.expand(3, 4), 0 * vae.mean.expand(3, 4) + 0.3)
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(0.5, math.exp(0.3)), normal(0.0, 1.0))
+    assert float(it.update(batch(module), 1)["kl"]) == pytest.approx(float(expected))
+
+
+def test_bcq_vae_draws_with_its_deviation_and_decodes_into_the_box():
+    module = load("bcq")
+    buffer, _ = make(module, (2, 2, 2), swap=False)
+    normalizer = module.Normalizer(buffer, gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 1])))
+    vae, obs, seen = module.VAE(normalizer, [8], 0.5), torch.randn(50, 2), []
+    for bias, corner in ((-100.0, [-2.0, 0]), (100.0, [2.0, 1])):
+        nn.init.constant_(vae.decoder.head.bias, bias)
+        torch.testing.assert_close(vae.propose(obs, obs), torch.tensor(corner).expand(50, 2))
+    vae.decode = lambda obs, goal, z: seen.append(z)
+    torch.manual_seed(0)
+    _, mean, log_std = vae(obs, obs, torch.rand(50, 2))
+    torch.manual_seed(0)
+    torch.rand(50, 2)
+    torch.testing.assert_close(seen[0], mean + log_std.exp() * torch.randn(50, 4))
 
 
 def test_bcq_gradients():
@@ -377,4 +439,21 @@ def test_a_time_out_bootstraps_and_a_success_does_not(method):
     assert target() == [-31, -30]
     it.o.gamma = 0.5
     assert target() == [-16, -15]
-    assert module.DEFAULTS.optimisation.stop_at_goal and H == 100
+    assert module.DEFAULTS.optimisation.stop_at_goal
+
+
+@pytest.mark.parametrize("method", ["iql", "onestep", "cql", "bcq"])
+def test_targets_lie_between_the_floor_and_zero(method):
+    module = load(method)
+    buffer, old = make(module, (2, 2, 2), swap=False)
+    _, a, r, s_next, g, *_ = buffer.sample(16)
+    for gamma, floor in ((1.0, -70), (0.98, -50)):
+        settings = copy.deepcopy(module.DEFAULTS)
+        settings.optimisation.gamma = gamma
+        it = type(old)(settings, old.actor.normalizer, 70, torch.device("cpu"))
+        network = it.value if method in ("iql", "onestep") else it.critic_target
+        for bias, bound in ((-1e4, floor), (1e4, 0)):
+            for net in network.nets:
+                nn.init.constant_(net.head.bias, bias)
+            y = it.target(r.fill_(-1), s_next, g, *((a,) if method == "cql" else ()))
+            assert y.tolist() == pytest.approx([bound] * 16)

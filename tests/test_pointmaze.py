@@ -100,6 +100,14 @@ def test_options_fix_the_clusters(start, goal):
             assert (box[[0, 2]] <= point).all() and (point <= box[[1, 3]]).all()
 
 
+def test_fixing_the_clusters_does_not_move_the_points_of_a_seed():
+    env = gym.make("PointMaze-v0")
+    for seed in range(5):
+        obs, info = env.reset(seed=seed)
+        same, _ = env.reset(seed=seed, options={"start": info["start"], "goal": info["goal"]})
+        assert all((obs[key] == same[key]).all() for key in obs)
+
+
 def test_all_nine_pairs_are_drawn_equally_often():
     infos = make_batch(3000).reset(seed=0)[1]
     counts = np.bincount(infos["start"] * 3 + infos["goal"], minlength=9)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, load_module
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -318,6 +318,26 @@ def test_a_cell_holds_runs_that_differ_in_the_seed_only():
     assert some.cell("td3bc", "PointMaze", True) is None and some.cell("td3bc", "FetchPush", False) is None
 
 
+def test_a_cell_takes_the_last_evaluation_and_curves_the_updates_that_all_seeds_have():
+    rows = [row(seed=1), row(seed=2, value=20.0)]
+    rows[0]["curve"] = [[1000, 99.0, 1.0, 1.0], [3500, 50.0, 1.0, 0.5], [7000, 10.0, 1.0, 0.0]]
+    rows[1]["curve"] = [[2000, 88.0, 1.0, 1.0], [3500, 60.0, 1.0, 0.0], [7000, 20.0, 1.0, 1.0]]
+    cell = results(*rows).cell("td3bc", "PointMaze", False)
+    assert cell.returns.tolist() == [10, 20]
+    for column, wanted in ((1, [[50, 10], [60, 20]]), (3, [[0.5, 0], [0, 1]])):
+        updates, values = cell.curve(column)
+        assert updates.tolist() == [3500, 7000] and values.tolist() == wanted
+
+
+def test_every_flag_but_those_that_change_no_result_makes_another_cell():
+    flags = load_module(REPOSITORY / "algos" / "dqapg.py").DEFAULTS.flags() | {"swap": True}
+    cell = report.setting({"method": "dqapg", "flags": flags})
+    same = {name for name in flags if report.setting({"method": "dqapg", "flags": flags | {name: "another"}}) == cell}
+    assert same == {"dataset", "strict", "seed", "out", "resume", "overwrite", "track", "eval-every", "log-every",
+                    "checkpoint-every", "device", "threads", "compile", "cuda-graphs"}
+    assert report.setting({"method": "td3bc", "flags": flags}) != cell
+
+
 def test_one_protocol_is_shown_and_fresh_runs_come_first():
     some = results(*seeds([1, 2, 3]), row("crr"), row("cql"), row(value=9, protocol="cpu"), row("iql", value=8, protocol="cpu"),
                    *seeds([5, 6, 7], protocol="paper", updates=500_000))
@@ -412,6 +432,10 @@ def test_rules_for_one_task(rule, comparisons, verdict):
     assert rule(comparisons, 5.0) == verdict
 
 
+def test_better_is_undecided_while_the_interval_holds_a_relevant_gain():
+    assert claims.better([c(0, 20)], 5.0) == "undecided" and claims.better([c(0, 4)], 5.0) == "does not hold"
+
+
 @pytest.mark.parametrize("rule, verdicts, verdict", [
     (claims.every, "hhh", "holds"), (claims.every, "hhn", "does not hold"), (claims.every, "hhu", "undecided"),
     (claims.some, "nuh", "holds"), (claims.some, "nn", "does not hold"), (claims.some, "nu", "undecided"),
@@ -476,6 +500,83 @@ def test_p_values_of_a_claim_are_corrected_together():
     pair = [("", compare.Comparison(5, 1, 9, 0.03))]
     assert claims.corrected({"a": pair})["a"][0][1].p == 0.03
     assert [x[0][1].p for x in claims.corrected({"a": pair, "b": pair}).values()] == [0.06, 0.06]
+
+
+def close(method, task):
+    """Three seeds of either, apart by 5, deviations of 2: t = 5 / sqrt(8 / 3), p = .038, with Holm for two .075."""
+    return [r for swap, low in ((False, 10.0), (True, 15.0))
+            for r in seeds([low, low + 2, low + 4], method=method, task=task, swap=swap)]
+
+
+def test_verdicts_and_tables_correct_for_the_number_of_comparisons():
+    one, two = close("td3bc", "PointMaze"), [*close("td3bc", "PointMaze"), *close("td3bc", "FetchPush")]
+    text = "TD3+BC benefits from swapping"
+    assert verdicts(results(*one))[text] == ("holds", {"PointMaze": ("holds", "+5.0*")})
+    assert verdicts(results(*two))[text] == (
+        "undecided", {task: ("undecided", "+5.0") for task in ("FetchPush", "PointMaze")})
+    assert "**17.00 ± 1.63**" in pages.papers(results(*one), 2) and "**" not in pages.papers(results(*two), 2)
+    lines = [line.split(" | ")[7:10] for line in pages.effects(results(*two)).splitlines()[2:]]
+    episodes = compare.compare(np.repeat([15.0, 17, 19], 9), np.repeat([10.0, 12, 14], 9)).p
+    assert lines == [[f"{episodes:.2g}", "0.038", "0.075"]] * 2
+    text = "AWAC benefits the most, on five tasks"
+    both = results(*close("awac", "PointMaze"), *close("td3bc", "PointMaze"))
+    assert "better on TD3+BC 0, AWAC 0, " in verdicts(both)[text][1]["all"][1]
+
+
+def test_leads_on_the_hand_are_corrected_for_the_number_of_others():
+    lead = [r for r in close("dqapg", "HandBlockZ") if r["flags"]["swap"]]
+    others = [r for m in ("td3bc", "awac") for r in seeds([10.0, 12, 14], method=m, task="HandBlockZ", swap=True)]
+    text = "almost all baselines fail on the three HandBlock tasks, DQAPG does not"
+    for rows, p in (([*lead, *others[:3]], "p 0.038 or less"), ([*lead, *others], "p 0.075 or less")):
+        assert p in verdicts(results(*rows))[text][1]["HandBlockZ"][1]
+
+
+def test_runs_of_different_length_are_not_compared():
+    rows = [*seeds([10, 11, 12], method="dqapg"), *seeds([50, 51, 52], method="dqapg", swap=True, updates=9000)]
+    found = verdicts(results(*rows))
+    assert found["DQAPG benefits from swapping"] == (None, {})
+    assert found["goal swapping learns a more general policy"] == (None, {})
+
+
+def test_a_margin_is_a_share_of_the_largest_return():
+    # level, with an interval of +- 2.776 * 1.5 * sqrt(2 / 3) = 3.4: 5 % of 100 is more, of 50 less
+    rows = [r for task in ("PointMaze", "FetchPush") for swap in (False, True)
+            for r in seeds([30, 31.5, 33], method="iql", task=task, swap=swap)]
+    found = verdicts(results(*rows))["IQL does not benefit from swapping"][1]
+    assert found == {"PointMaze": ("holds", "+0.0"), "FetchPush": ("undecided", "+0.0")}
+
+
+def test_two_rates_of_the_same_policies_are_paired_and_those_of_others_not():
+    # apart by about 0.2 within each seed, while seeds differ by more
+    rows = []
+    for seed, (low, gap) in enumerate(((0.1, 0.2), (0.3, 0.21), (0.5, 0.19), (0.7, 0.2)), 1):
+        rows += [row("dqapg", seed=seed, swap=swap) for swap in (False, True)]
+        rows[-2]["scores"] |= {"seen_success": low + gap, "unseen_success": low}
+        rows[-1]["scores"] |= {"unseen_success": low + gap}
+    found = verdicts(results(*rows))
+    assert found["without it the policy is overfitted"][0] == "holds"
+    assert found["goal swapping learns a more general policy"][0] == "undecided"
+
+
+def test_pairs_are_start_first():
+    some = results(row("dqapg", success=[False, False, True] + [False] * 6))  # from s_c to g_1
+    assert claims.pair_success(some.cell("dqapg", "PointMaze", False)).tolist() == [[[0, 0, 0], [0, 0, 0], [1, 0, 0]]]
+
+
+def test_goals_reached_are_tested_two_sided_and_nine_times():
+    def decided(*rows):
+        return claims.goals_reached(True)(claims.Ours(results(*rows)))["PointMaze"][1].split("; ")[1]
+
+    # every episode of n seeds succeeds, one of each pair: t = 0.5 / (0.5 / sqrt(n)); p times nine is .070 and .048
+    assert decided(*(row("dqapg", seed=s, swap=True) for s in range(11))) == "0 of 9 decided"
+    assert decided(*(row("dqapg", seed=s, swap=True) for s in range(12))) == "9 of 9 decided"
+    # four of each pair, all or two of which succeed: mean .75, deviation .25 sqrt(12 / 11), t = sqrt(11): .062
+    for n, wanted in ((12, "0 of 9 decided"), (14, "9 of 9 decided")):
+        rows = [row("dqapg", seed=s, swap=True) for s in range(n)]
+        for s, r in enumerate(rows):
+            r["episodes"] = {"return": [10.0] * 36, "start": MAZE["start"] * 4, "goal": MAZE["goal"] * 4,
+                             "success": [True] * 18 + [s % 2 == 0] * 18}
+        assert decided(*rows) == wanted
 
 
 def test_claims_about_pairs_of_the_maze():
@@ -756,6 +857,21 @@ def test_add_takes_a_run_once_and_refuses_what_is_none(folder, capsys):
     assert "out" not in added["flags"] and "paths" not in added and added["curve"] == [[7000, 10.0, 1.0, 1.0]]
     report.add([finished_run(folder / "2", seed=2, flags={"out": "runs"})])
     assert "protocol" not in report.read_rows()[1]
+
+
+def test_a_row_holds_the_last_evaluation_and_the_returns_of_the_first(folder):
+    report.ROWS.unlink()
+    run = finished_run(folder / "1")
+    last = json.loads((run / "evaluations.jsonl").read_text())
+    early = copy.deepcopy(last) | {"update": 3500, "return": 1.0}
+    for episode in early["episodes"]:
+        episode |= {"return": 1.0, "success": False}
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (early, last)))
+    report.add([run])
+    added, = report.read_rows()
+    assert added["episodes"]["return"] == [10.0] * 9 and added["episodes"]["success"] == [True] * 9
+    assert added["first_returns"] == [1.0] * 9
+    assert [point[:2] for point in added["curve"]] == [[3500, 1.0], [7000, 10.0]]
 
 
 def test_a_row_of_pointmaze_holds_the_paths_of_its_final_policy(dataset, tmp_path, monkeypatch):
