@@ -4,6 +4,7 @@ Most tests use a copy of the repository with a script that only does as if it le
 seeds from 2 on, because the row of seed 1 on PointMaze also holds the paths of its policy.
 """
 
+import argparse
 import json
 import os
 import random
@@ -486,6 +487,107 @@ def test_real_runs_killed_at_random_moments(tmp_path, dataset):
         assert row["curve"] == [[e["update"], e["return"], e["success"], e["unseen_success"]] for e in evaluations]
         assert row["scores"].items() <= evaluations[-1].items()
         assert row["episodes"]["final_distance"] == [e["final_distance"] for e in evaluations[-1]["episodes"]]
+
+
+# --- one run at a time, in this process
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    """A run of td3bc that has no row, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    cell, = benchmark.list_cells(["td3bc"], ["FetchPush"], "no", [7777], "cpu", [])
+    cell.folder.mkdir(parents=True)
+    return cell
+
+
+def test_results_of_other_settings_or_that_are_torn_are_not_finished(cell):
+    row = {"method": "td3bc", "flags": cell.flags, "updates": 20_000, "file_sha256": cell.sha, "dataset_sha256": "00"}
+
+    def finished(last=20_000, flags=None, **changed):
+        (cell.folder / "result.json").write_text(json.dumps(row | {"flags": cell.flags | (flags or {})} | changed))
+        (cell.folder / "evaluations.jsonl").write_text(f'{{"update": 5000}}\n{{"update": {last}}}\n')
+        return cell.finished()
+
+    assert finished() and finished(flags={"eval-every": 7})
+    assert not finished(last=15_000) and not finished(file_sha256="11") and not finished(method="awac")
+    for name, value in (("updates", 10_000), ("seed", 3), ("task", "FetchPick"), ("swap", True)):
+        assert not finished(flags={name: value}), name
+
+
+def test_updates_and_episodes_of_each_task():
+    cells = benchmark.list_cells(["td3bc"], benchmark.TASKS, "no", [1], "cpu", [])
+    assert {cell.task: [cell.flags[name] for name in ("updates", "eval-episodes", "eval-every")] for cell in cells} == {
+        "PointMaze": [15_000, 180, 2500], "FetchReach": [5000, 50, 1000],
+        **{task: [20_000, 100 if task.startswith("Hand") else 50, 5000] for task in benchmark.TASKS[2:]}}
+
+
+def test_cuda_graphs_are_left_out_with_compile():
+    plain, compiled = (benchmark.list_cells(["td3bc"], ["FetchPush"], "no", [1], "cpu", extra, 1)[0]
+                       for extra in ([], ["--compile"]))
+    assert plain.flags["cuda-graphs"] and not compiled.flags["cuda-graphs"] and compiled.flags["device"] == "cuda"
+
+
+def test_long_flags_that_differ_at_their_end_have_folders_of_their_own():
+    def folder(count):
+        cell, = benchmark.list_cells(["td3bc"], ["FetchPush"], "no", [1], "cpu", ["--hidden", *["256"] * count])
+        return cell.out.parent.name
+
+    names = {folder(60), folder(61)}
+    assert len(names) == 2 and max(map(len, names)) < 200
+
+
+def test_time_left_is_that_of_runs_like_it(cell):
+    rows = benchmark.Rows.__new__(benchmark.Rows)
+    rows.rows = [{"method": method, "flags": {"task": task}, "seconds": seconds, "updates_timed": 100}
+                 for method, task, seconds in (
+                     ("td3bc", "FetchPush", 9999), ("td3bc", "FetchPush", 1), ("td3bc", "FetchPush", 2),
+                     ("td3bc", "FetchPush", 3), ("td3bc", "FetchPick", 50), ("dqapg", "FetchPush", 70))]
+    assert rows.seconds_left(cell) == pytest.approx(0.02 * 20_000)
+    (cell.folder / "metrics.jsonl").write_text('{"update": 14000}\n{"update": 15000}\n{"upd')
+    assert cell.updates_done() == 15_000 and rows.seconds_left(cell) == pytest.approx(0.02 * 5000)
+    rows.rows = rows.rows[4:]
+    assert rows.seconds_left(cell) == pytest.approx(0.5 * 5000), "of the method, if there is none of the task"
+
+
+def test_a_slurm_task_that_comes_no_further_does_not_queue_again(cell, monkeypatch, capsys):
+    words, runner = [], benchmark.Runner([cell], 1, array_task=True)
+    monkeypatch.setattr(benchmark.subprocess, "Popen", lambda *_, **__: object())
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda it: words.append(it) or subprocess.CompletedProcess(it, 0))
+    for name, value in (("JOB", "42"), ("TASK", "4")):
+        monkeypatch.setenv(f"SLURM_ARRAY_{name}_ID", value)
+    runner.start(cell)
+    assert runner.requeue() == 1 and "give it more --time" in capsys.readouterr().out and not words
+    (cell.folder / "checkpoint.pt").touch()
+    assert runner.requeue() == 0 and words == [["scontrol", "requeue", "42_4"]]
+    _, held = runner.running.popitem()[1]
+    held.close()
+    runner.start(cell)  # goes on from that checkpoint, and writes no other
+    assert runner.requeue() == 1 and len(words) == 1
+
+
+def test_a_slurm_task_waits_a_minute_for_its_lock(cell):
+    runner, held = benchmark.Runner([], 1, array_task=True), benchmark.lock(cell.folder.with_name(f".{cell.seed}.lock"))
+    with held:
+        runner.start(cell)
+        assert list(runner.waiting) == [cell] and not runner.failed and cell.not_before > time.time()
+        runner.began -= 61
+        runner.start(cell)
+        assert runner.failed == [(cell, "is running elsewhere")] and not runner.running
+
+
+def test_no_run_with_a_method_that_has_changed_meanwhile(cell):
+    runner, cell.sha = benchmark.Runner([], 1), "0" * 64
+    runner.start(cell)
+    cell.log.write_text("anything\n")
+    runner.end(subprocess.CompletedProcess([], 1), cell, open(cell.log))
+    assert [reason.split(";")[0] for _, reason in runner.failed] == [
+        "algos/td3bc.py has changed meanwhile", "algos/td3bc.py changed while it ran"] and not runner.running
+
+
+def test_slurm_gets_no_run_that_has_a_row(cell, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark.shutil, "which", lambda _: "/bin/sbatch")
+    monkeypatch.setattr(benchmark.Rows, "have", lambda rows, cell: True)
+    benchmark.submit([cell], [], argparse.Namespace(sbatch="", jobs=None))
+    assert "every run has a row" in capsys.readouterr().out
 
 
 # --- several at once

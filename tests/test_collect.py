@@ -126,6 +126,44 @@ def test_action_noise_moves_the_way_points(path, tmp_path):
     assert noisy[noisy > 1e-4].std() > 0.2
 
 
+def test_noise_of_the_way_points(path, monkeypatch):
+    """It is new for every episode and either dimension, and at most 1."""
+    def noise(d):
+        starts, goals = d["observations"][:, 0], d["desired_goals"]
+        first = [collect.resample(collect.plan(*pair), 0.6)[0] for pair in zip(starts, goals)]
+        return starts + d["actions"][:, 0] - first
+
+    usual = noise(load(path)[1])
+    assert usual.std() == pytest.approx(0.3, abs=0.1) and len(set(usual.round(4).ravel().tolist())) == 60
+    monkeypatch.setattr("envs.pointmaze.HORIZON", 1)
+    loud = np.abs(noise(collect.collect_pointmaze(collect.Args(action_noise=10.0, episodes_per_pair=4))))
+    assert loud.max() <= 1 + 1e-5 and (loud > 0.999).mean() > 0.5
+
+
+def test_a_plan_is_made_anew_where_a_wall_stopped_it(path):
+    _, d = load(path)
+    stops = 0
+    for seed, points, actions, goal in zip(d["seeds"], d["observations"], d["actions"], d["desired_goals"]):
+        noise = (np.random.default_rng([seed, 1]).normal(size=(100, 2)) * 0.3).clip(-1, 1)
+        for t in 1 + np.flatnonzero(np.linalg.norm(np.diff(points, axis=0) - actions, axis=1) > 0.01):
+            way = collect.resample(collect.plan(points[t], goal), 0.6)
+            np.testing.assert_allclose(points[t] + actions[t], way[0] + noise[t] * (len(way) > 1), atol=1e-4)
+            stops += 1
+    assert stops > 10
+
+
+def test_step_length(tmp_path):
+    assert run("--out", tmp_path / "d.npz", "--episodes-per-pair", 1, "--action-noise", 0, "--step-length", 1.5) == 0
+    assert 1.2 < np.linalg.norm(load(tmp_path / "d.npz")[1]["actions"], axis=-1).max() <= 1.5 + 1e-5
+
+
+def test_success_in_a_manifest_is_that_of_the_last_state():
+    arrays = {"source": np.array([1, 1, 0]), "success": np.array([[1, 0], [1, 1], [0, 1]], bool)}
+    manifest = collect.describe(arrays, collect.Args(), "PointMaze-v0")
+    assert manifest["expert"] == {"episodes": 2, "return": 1.5, "success": 0.5}
+    assert manifest["random"] == {"episodes": 1, "return": 1.0, "success": 1.0}
+
+
 def test_every_goal_can_be_reached_from_every_start():
     env = gym.make("PointMaze-v0")
     for start in range(3):

@@ -82,7 +82,7 @@ def rewrite(path, change):
 
 
 # --- episodes
-@pytest.mark.parametrize("task", ["FetchReach", "FetchSlide", "HandEggRotate"])
+@pytest.mark.parametrize("task", ["FetchReach", "FetchSlide", "FetchPick", "HandEggRotate"])
 def test_thin_stepper_equals_env_step(task):
     assert mrn.stepper_matches_env(task, steps=120)
 
@@ -181,6 +181,74 @@ def test_an_episode_with_a_warning_is_drawn_again():
     robot.step = step
     again = robot.episode("random", 0, 0)  # the bad state leaves nothing behind
     assert all(np.array_equal(again[name], plain[name]) for name in plain)
+
+
+def test_chance_decides_at_every_step_anew():
+    robot = collect.Robot("FetchReach", collect.load_expert("FetchReach")[0])
+    for k in range(3):  # the expert hardly uses the action that FetchReach ignores
+        share = (np.abs(robot.episode("expert", k, 0, 0.0, 0.3)["actions"][:, 3]) > 0.1).mean()
+        assert 0.05 < share < 0.6
+
+
+def test_jobs_have_the_seed_and_redrawn_episodes_are_counted_by_kind(monkeypatch):
+    args = collect.Args(task="FetchReach", seed=5, expert_episodes=2, random_episodes=3)
+    assert [job[:3] for job in collect.robot_jobs(args)] == [
+        *(("expert", k, 5) for k in range(2)), *(("random", k, 5) for k in range(3))]
+    made = [{"source": np.uint8(split == "expert"), "redrawn": k} for split, k, *_ in collect.robot_jobs(args)]
+    monkeypatch.setattr(collect, "simulate", lambda *_: (made, 0.0))
+    assert collect.collect_robots(args, None)[1] == {"expert": 1, "random": 3}
+
+
+def test_verify_compares_both_kinds_with_their_errors(copy, monkeypatch, capsys):
+    """Another machine's episodes may differ by less than 5 standard errors, here of the experts' observations."""
+    _, d = load(copy)
+    rewrite(copy, lambda manifest, arrays: manifest.update(platform="Plan9 mips"))
+    means, jobs = d["observations"][:3].mean(1), []
+    error = (np.sqrt(2 * means.var(0) / 3) + 1e-4) * (means.std(0) > 0.01)  # fingers do not move
+
+    def verify(shift, **changed):
+        def again(task, expert, its_jobs, workers):
+            jobs[:] = [job[:3] for job in its_jobs]
+            d["observations"][:3] += shift * error
+            return [{name: array[k] for name, array in (d | changed).items()} for k in range(6)], 0.0
+
+        monkeypatch.setattr(collect, "simulate", again)
+        status = run("--task", "FetchReach", "--out", copy, "--verify")
+        d["observations"][:3] -= shift * error
+        return status
+
+    assert verify(0) == 0 == verify(4.5) and "4.5 standard errors" in capsys.readouterr().out
+    assert jobs == [(split, k, 0) for split in ("expert", "random") for k in range(3)]
+    assert verify(5.5) == 2
+    one_line(capsys, "5.5 standard errors", "--force")
+    for source in (0, 1):
+        assert verify(0, success=d["success"] ^ (d["source"] == source)[:, None]) == 2
+        one_line(capsys, "standard errors")
+
+
+def test_an_episode_is_drawn_a_hundred_times_at_most():
+    robot, calls = collect.Robot("FetchReach", None), []
+
+    def unstable(action):
+        calls.append(action)
+        assert len(calls) <= 100 * robot.horizon
+        robot.env.data.warning.number[0] += 1
+        return np.zeros(10), np.zeros(3)
+
+    robot.step = unstable
+    with pytest.raises(RuntimeError, match="random episode 4: .* 100 times"):
+        robot.episode("random", 4, 0)
+    assert len(calls) == 100 * robot.horizon
+
+
+def test_angles_of_a_matrix_are_those_of_the_environment():
+    rng = np.random.default_rng(0)
+    for k in range(30):
+        roll, pitch, yaw = rng.uniform(-3, 3, 3) if k % 3 else (rng.uniform(-3, 3), np.pi / 2, rng.uniform(-3, 3))
+        matrix = mrn.rotations.euler2mat(np.array([roll, pitch, yaw]))
+        if not k % 3:  # exactly in the singularity
+            matrix[1, 2] = matrix[2, 2] = 0.0
+        np.testing.assert_array_equal(mrn.euler_angles(matrix.ravel()), mrn.rotations.mat2euler(matrix))
 
 
 # --- the file

@@ -305,6 +305,57 @@ def test_full_disk(out):
     assert result.stderr.count("\n") == 1 and files() == before
 
 
+def test_no_episodes_of_one_kind(capsys):
+    flags = ["--source", dump("e.pkl", walks(3, seed=1)), "--random-source", dump("r.pkl", walks(4, seed=2))]
+    for kind, left in (("--expert-episodes", [0] * 4), ("--random-episodes", [1] * 3)):
+        assert made(*flags, kind, 0)[0]["source"].tolist() == left
+    os.remove("made.npz"), os.remove("made.json")
+    flags += ["--expert-episodes", 0, "--random-episodes", 0]
+    line = refused(capsys, *flags, "--task", "PointMaze", "--out", "x.npz")
+    assert "no episodes are left" in line
+
+
+def test_arrays_that_the_manifest_does_not_know(capsys):
+    arrays, manifest = made("--source", dump("b.pkl", walks()))
+    np.savez("more.npz", **arrays, lengths=np.full(5, 3), manifest=np.array(json.dumps(manifest)))
+    assert "lengths differs from the manifest" in refused(capsys, "--source", "more.npz", "--out", "x.npz")
+
+
+def test_two_sources_of_other_arrays(capsys):
+    made("--source", dump("b.pkl", walks()))
+    for other in (dump("long.pkl", walks(steps=8)), "made.npz"):  # which has success
+        line = refused(capsys, "--source", "b.pkl", "--random-source", other, "--task", "PointMaze", "--out", "x.npz")
+        assert f"--random-source {other}: its arrays differ" in line
+
+
+def test_dense_rewards_have_no_success(capsys):
+    line = refused(capsys, "--source", dump("b.pkl", walks()), "--task", "FetchReachDense-v4", "--out", "x.npz")
+    assert "needs a sparse reward" in line
+
+
+def test_success_at_the_ends_of_either_kind():
+    ogbench()
+    arrays, manifest = made("--source", "play.npz", "--goal-dims", "0:2")
+    arrays |= {"source": np.array([1, 0, 1], np.uint8), "success": np.zeros((3, 4), bool)}
+    arrays["success"][0, 3] = True
+    manifest["sha256"] = {name: convert.sha256(array) for name, array in arrays.items()}
+    convert.write_npz(Path("own.npz"), arrays, manifest)
+    _, manifest = made("--source", "own.npz", "--expert-episodes", 1)
+    assert (manifest["expert"]["success"], manifest["random"]["success"]) == (1, 0)
+
+
+def test_goals_and_actions_beyond_the_last_state(capsys):
+    """One more of each has no outcome, and may hold anything; two do not fit."""
+    data = walks()
+    goal, action = (np.concatenate([data[name], np.full((5, 1, 2), 99)], axis=1) for name in ("g", "u"))
+    arrays, _ = made("--source", dump("b.pkl", data | {"g": goal, "u": action}))
+    assert (arrays["desired_goals"] == data["g"][:, 0].astype(np.float32)).all() and arrays["actions"].max() <= 2
+    for name in ("g", "u"):
+        two = np.concatenate([data[name], data[name][:, :2]], axis=1)
+        line = refused(capsys, "--source", dump("b.pkl", data | {name: two}), "--task", "PointMaze", "--out", "x.npz")
+        assert "fit together" in line
+
+
 # OGBench
 
 def ogbench(path="play.npz", lengths=(4, 2, 4), **changes):

@@ -1,12 +1,22 @@
 """The trainer of experts: what it writes, resuming, starting from another task's run, bad input. Seconds-long runs."""
 
+import contextlib
+import copy
+import io
 import json
+import pickle
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Run
+
+sys.path.insert(0, str(ROOT / "data"))
+with contextlib.redirect_stderr(io.StringIO()):
+    import mrn
 
 MRN = ROOT / "data" / "mrn.py"
 TINY = ["--workers", 0, "--threads", 1, "--precision", "fp32", "--cycles-per-epoch", 1, "--eval-episodes", 2,
@@ -112,3 +122,266 @@ def test_bad_input(flags, named, tmp_path):
     line = run.err.strip().splitlines()[-1]
     assert line.startswith("mrn.py: error:") and named in line
     assert contents(tmp_path) == before, "wrote something"
+
+
+# --- its parts, and a training with made-up episodes
+
+@pytest.mark.parametrize("kind", ["mrn", "monolithic"])
+def test_critics(kind):
+    torch.manual_seed(0)
+    x, action = torch.randn(9, 8), torch.randn(9, 2)
+    if kind == "monolithic":
+        assert mrn.MonolithicCritic(5, 3, 2, hidden=8)(x, action).shape == (9,)
+        return
+    critic = mrn.MetricResidualCritic(5, 3, 2, hidden=8, embedding=4)
+    f, phi = critic.f(torch.cat([x[:, :5], action], 1)), critic.phi(x)
+    sym, asym = ((out(net(f)) - out(net(phi))).tolist() for net, out in (
+        (critic.sym, critic.sym_out), (critic.asym, critic.asym_out)))
+    wanted = [-np.sqrt(np.mean(np.square(s))) - max(0, *a) for s, a in zip(sym, asym)]
+    assert critic(x, action).tolist() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_normaliser():
+    rng, normaliser = np.random.default_rng(0), mrn.Normaliser(2, 1, clip=1.5)
+    parts = [rng.normal((3, -1), (2, 1e-3), (n, 2)).astype(np.float32) for n in (50, 150)]
+    for part in parts:
+        normaliser.update(part, 10 * part[:, :1])
+    x = np.concatenate(parts)
+    scaled = ((x - x.mean(0)) / np.maximum(x.std(0), 0.01)).clip(-1.5, 1.5)
+    got = normaliser(torch.from_numpy(x), torch.from_numpy(10 * x[:, :1])).numpy()
+    np.testing.assert_allclose(got, np.column_stack([scaled, scaled[:, 0]]), atol=1e-3)
+
+
+def test_hindsight():
+    """Achieved goals that name their episode and time show which became goals."""
+    code = np.stack(np.meshgrid(np.arange(3), np.arange(5), indexing="ij"), -1).astype(np.float32)  # (3, 5, 2)
+    episodes = dict(observations=code, achieved_goals=code, desired_goals=-np.ones((3, 2), np.float32),
+                    actions=10 * code[:, :-1])
+
+    class Env:
+        @staticmethod
+        def compute_reward(achieved, goal, info):
+            return -(achieved != goal).any(-1).astype(np.float32)
+
+    observation, after, goal, action, reward = mrn.sample(episodes, 20_000, 0.8, Env, np.random.default_rng(0))
+    (i, t), hind = observation.T, goal[:, 0] >= 0
+    assert (after == observation + [0, 1]).all() and (action == 10 * observation).all()
+    assert hind.mean() == pytest.approx(0.8, abs=0.02) and (goal[hind, 0] == i[hind]).all()
+    assert (reward == -(after != goal).any(-1).astype(int)).all() and (episodes["desired_goals"] == -1).all()
+    for k in range(4):
+        share = np.bincount(goal[hind & (t == k), 1].astype(int), minlength=5) / (hind & (t == k)).sum()
+        assert (t == k).mean() == pytest.approx(0.25, abs=0.02)
+        assert share == pytest.approx([0] * (k + 1) + [1 / (4 - k)] * (4 - k), abs=0.04)
+
+
+def test_a_full_replay_overwrites_random_episodes():
+    def add(*numbers):
+        goals = np.array(numbers, np.float32)[:, None]
+        states, actions = (np.tile(goals[..., None], (1, n, 1)) for n in (3, 2))
+        replay.add(dict(observations=states, achieved_goals=states, desired_goals=goals, actions=actions), rng)
+        columns = [array.reshape(len(array), -1)[:, 0].tolist() for array in replay.filled().values()]
+        assert columns[0] == columns[1] == columns[2] == columns[3]
+        return columns[0]
+
+    replay, rng = mrn.Replay(4, 2, 1, 1, 1), np.random.default_rng(0)
+    assert add(0, 1, 2) == [0, 1, 2]
+    held = add(3)
+    assert held == [0, 1, 2, 3]
+    for number in range(4, 104):
+        before, held = held, add(number)
+        assert sum(a != b for a, b in zip(before, held)) == 1 and number in held
+    assert min(held) > 70, "no slot is spared"
+
+
+def test_a_collector_explores_and_gives_the_rewards_of_the_states_reached():
+    collector, still = mrn.Collector("FetchReach", 2), lambda observation, goal: np.zeros((2, 4), np.float32)
+
+    def direct(observation, goal):
+        return np.column_stack([10 * (goal - observation[:, :3]), [0, 0]])
+
+    def warned(observation, goal):
+        collector.envs[0].data.warning.number[3] += 1
+        return direct(observation, goal)
+
+    plain = collector.run(direct, [1, 2])
+    rule = np.linalg.norm(plain["achieved_goals"][:, 1:] - plain["desired_goals"][:, None], axis=-1) > 0.05
+    assert (plain["rewards"] == -rule.astype(int)).all() and 0 < rule.mean() < 1 and len(plain["actions"]) == 2
+    kept = collector.run(warned, [1, 2])
+    assert all(np.array_equal(kept[name], plain[name][1:]) for name in plain), "without what MuJoCo warned of"
+
+    def explored(policy, *exploration):
+        return collector.run(policy, [1, 2], np.random.default_rng(0), *exploration)["actions"]
+
+    assert not explored(still, 0.0, 0.0).any()
+    noisy = explored(still, 0.2, 0.0)
+    assert noisy.std() == pytest.approx(0.2, abs=0.03) and np.abs(explored(still, 2.0, 0.0)).max() == 1
+    random = explored(still, 0.0, 0.2) != 0
+    assert random.any(-1).mean() == pytest.approx(0.2, abs=0.1) and (random.any(-1) == random.all(-1)).all()
+    assert explored(still, 0.0, 1.0).std() == pytest.approx(1 / np.sqrt(3), abs=0.05)
+
+
+def test_workers_explore_in_ways_of_their_own():
+    class Pipe:
+        def send_bytes(self, content):
+            self.asked = pickle.loads(content)
+            asked.append(self.asked)
+
+        def recv(self):
+            return {"seeds": np.array(self.asked[2])}
+
+    asked, collectors = [], mrn.Collectors.__new__(mrn.Collectors)
+    collectors.count, collectors.pipes = 4, [Pipe(), Pipe()]
+    assert collectors.run(None, None, np.arange(7), (1, 2, 0), noise=0.1)["seeds"].tolist() == list(range(7))
+    assert len({seed for _, _, _, seed, _ in asked}) == 4 and all(noise == {"noise": 0.1} for *_, noise in asked)
+    collectors.run(None, None, np.arange(4))
+    assert [job[3:] for job in asked[4:]] == [(None, {})] * 2
+
+
+class Made:
+    """In the place of mrn.Collectors: made-up episodes of FetchReach, and the evaluations of a list."""
+
+    def __init__(self):
+        self.evaluations, self.calls, self.handlers, self.stop_in = [], [], {}, None
+
+    def run(self, actor, normaliser, seeds, rng_seed=None, **exploration):
+        self.calls.append((np.array(seeds).tolist(), rng_seed, exploration))
+        if rng_seed is None:
+            return {"rewards": np.array(self.evaluations.pop(0) if self.evaluations else [[-1]], np.float32)}
+        if rng_seed[1] == self.stop_in:
+            self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+        return self.episodes(len(seeds), rng_seed)
+
+    @staticmethod
+    def episodes(n, rng_seed):
+        rng = np.random.default_rng(rng_seed)
+        shapes = dict(observations=(n, 51, 10), achieved_goals=(n, 51, 3), desired_goals=(n, 3), actions=(n, 50, 4))
+        return {name: rng.normal(0.1, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    made = Made()
+    monkeypatch.setattr(mrn, "Collectors", lambda *_: made)
+    monkeypatch.setattr(mrn, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(mrn.signal, "signal", made.handlers.__setitem__)
+    monkeypatch.setattr(mrn.torch, "set_num_threads", lambda _: None)
+    return made
+
+
+def tiny(runs, **more):
+    flags = dict(task="FetchReach", runs=str(runs), workers=0, precision="fp32", cycles_per_epoch=1, eval_episodes=2,
+                 episodes_per_cycle=2, updates_per_cycle=3, batch_size=32, replay_size=5000)
+    return mrn.Args(**flags | more)
+
+
+@pytest.mark.parametrize("kind", ["mrn", "monolithic"])
+def test_cycles_by_hand(made, tmp_path, kind):
+    """Three cycles of DDPG + HER, written out, give the networks of a training."""
+    mrn.train(tiny(tmp_path, critic=kind, steps=300, gamma=0.3, lr=0.05, polyak=0.6, action_l2=0.4, her_rate=0.5,
+                   clip=2.0))
+    torch.manual_seed(1)
+    actor = mrn.Actor(13, 4)
+    critic = (mrn.MonolithicCritic if kind == "monolithic" else mrn.MetricResidualCritic)(10, 3, 4)
+    old_actor, old_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    optimiser = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=0.05, fused=True)
+    normaliser, replay, env = mrn.Normaliser(10, 3, 2.0), mrn.Replay(100, 50, 10, 3, 4), mrn.make_env("FetchReach")[0]
+    below = above = 0
+    for cycle in (1, 2, 3):
+        rng, losses = np.random.default_rng((1, cycle, 0)), []
+        episodes = made.episodes(2, (1, cycle, 0))
+        replay.add(episodes, rng)
+        observation, _, goal, _, _ = mrn.sample(episodes, 100, 0.5, env, rng)
+        normaliser.update(observation, goal)
+        batch = [torch.from_numpy(x).split(32) for x in mrn.sample(replay.filled(), 3 * 32, 0.5, env, rng)]
+        for observation, after, goal, action, reward in zip(*batch):
+            x, after = normaliser(observation, goal), normaliser(after, goal)
+            with torch.no_grad():
+                target = reward + 0.3 * old_critic(after, old_actor(after))
+            below, above = below + int((target < -1 / 0.7).sum()), above + int((target > 0).sum())
+            loss = ((critic(x, action) - target.clip(-1 / 0.7, 0)) ** 2).mean()
+            actor_loss = 0.4 * (actor(x) ** 2).mean() - critic(x, actor(x)).mean()
+            for network, its_loss in ((critic, loss), (actor, actor_loss)):
+                gradients = torch.autograd.grad(its_loss, network.parameters())
+                for parameter, gradient in zip(network.parameters(), gradients):
+                    parameter.grad = gradient
+            optimiser.step()
+            losses.append(loss.item())
+        for old, new in ((old_actor, actor), (old_critic, critic)):
+            for mean, weight in zip(old.parameters(), new.parameters()):
+                mean.data = 0.6 * mean.data + 0.4 * weight.data
+    assert below > 0 if kind == "mrn" else above > 0, "the bounds of the targets matter"
+    saved = torch.load(tmp_path / "FetchReach" / "checkpoint.pt", weights_only=True)
+    for name, network in dict(actor=actor, critic=critic, actor_target=old_actor, critic_target=old_critic).items():
+        for key, weight in network.state_dict().items():
+            torch.testing.assert_close(saved[name][key], weight, rtol=1e-3, atol=1e-4)
+    assert saved["progress"]["log"][-1]["critic_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+def test_evaluations_choose_the_expert_and_the_end(made, tmp_path):
+    """Success counts in the last state, and so many epochs in a row end a training."""
+    half, none, best = [[-1, -1, 0], [-1, 0, -1]], [[0, 0, -1], [-1, -1, -1]], [[-1, 0, 0], [0, -1, -1]]
+    made.evaluations = [half, none, best, half, half]
+    mrn.train(tiny(tmp_path, steps=1000, stop_at=0.5, stop_after=3, noise=0.25, random_eps=0.1))
+    log = [json.loads(line) for line in (tmp_path / "FetchReach" / "log.jsonl").read_text().splitlines()]
+    assert [(row["steps"], row["success"], row["return"]) for row in log] == [
+        (100, 0.5, 1), (200, 0, 1), (300, 0.5, 1.5), (400, 0.5, 1), (500, 0.5, 1)]
+    for name, steps in (("expert", 300), ("expert_last", 500)):
+        assert torch.load(tmp_path / "FetchReach" / f"{name}.pt", weights_only=True)["steps"] == steps
+    assert [call for call in made.calls if call[1] is None] == [([1_000_000, 1_000_001], None, {})] * 5
+    collecting = [call for call in made.calls if call[1]]
+    assert all(how == dict(noise=0.25, random_eps=0.1) for _, _, how in collecting)
+    assert len({seed for seeds, _, _ in collecting for seed in seeds}) == 10
+    assert len({rng_seed for _, rng_seed, _ in collecting}) == 5
+
+
+def test_steps_are_rounded_up_to_cycles_and_the_last_one_is_evaluated(made, tmp_path):
+    mrn.train(tiny(tmp_path, steps=201, cycles_per_epoch=2))
+    saved = torch.load(tmp_path / "FetchReach" / "checkpoint.pt", weights_only=True)
+    assert [row["steps"] for row in saved["progress"]["log"]] == [200, 300]
+    assert saved["normaliser"]["count"] == 300 and saved["actor_optimiser"]["state"][0]["step"] == 9
+
+
+def test_a_stopped_run_goes_on_as_if_never_stopped(made, tmp_path):
+    flags = dict(steps=500, cycles_per_epoch=4)
+    mrn.train(tiny(tmp_path / "whole", **flags))
+    made.stop_in = 3
+    with pytest.raises(SystemExit) as end:
+        mrn.train(tiny(tmp_path / "parts", **flags))
+    assert end.value.code == 128 + signal.SIGTERM
+    made.stop_in = None
+    mrn.train(tiny(tmp_path / "parts", **flags, resume=True))
+    whole, parts = tmp_path / "whole" / "FetchReach", tmp_path / "parts" / "FetchReach"
+    a, b = states(whole), states(parts)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, parts)]
+    names = "steps", "critic_loss", "actor_loss", "q"
+    assert [[row[name] for name in names] for row in logs[0]] == [[row[name] for name in names] for row in logs[1]]
+
+
+def test_resuming_from_the_small_checkpoint(made, tmp_path):
+    """Without targets and replay: the networks are the targets, and the replay is collected anew."""
+    folder = tmp_path / "FetchReach"
+    made.evaluations = [[[0]], [[-1]], [[-1]], [[-1]]]
+    mrn.train(tiny(tmp_path, steps=200))
+    small = torch.load(folder / "small.pt", weights_only=True)
+    (folder / "checkpoint.pt").unlink(), (folder / "replay.npz").unlink()
+    made.calls.clear()
+    mrn.train(tiny(tmp_path, steps=300, resume=True, lr=0.01, polyak=1.0))
+    assert [(len(seeds), rng_seed) for seeds, rng_seed, _ in made.calls[:2]] == [(4, (1, 2, 1)), (2, (1, 3, 0))]
+    saved, found = torch.load(folder / "checkpoint.pt", weights_only=True), states(folder)
+    assert len(found["actions"]) == 6 and saved["actor_optimiser"]["param_groups"][0]["lr"] == 0.01
+    for name in ("actor", "critic"):
+        assert all(torch.equal(saved[f"{name}_target"][key], weight) for key, weight in small[name].items())
+    assert torch.load(folder / "expert.pt", weights_only=True)["steps"] == 100
+    mrn.train(tiny(tmp_path, steps=400, resume=True, eval_episodes=3))
+    assert torch.load(folder / "expert.pt", weights_only=True)["steps"] == 400, "best of evaluations of another size"
+
+
+def test_statistics_of_another_task_count_for_less(made, tmp_path):
+    mrn.train(tiny(tmp_path / "other", steps=200))
+    flags = dict(start_from=str(tmp_path / "other" / "FetchReach"))
+    mrn.train(tiny(tmp_path / "new", steps=100, **flags))
+    mrn.train(tiny(tmp_path / "new", steps=200, resume=True))
+    saved = torch.load(tmp_path / "new" / "FetchReach" / "checkpoint.pt", weights_only=True)
+    assert saved["normaliser"]["count"] == pytest.approx(0.05 * 200 + 200)
+    assert saved["args"]["start_from"] == flags["start_from"], "its card tells where it comes from"
