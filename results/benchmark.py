@@ -50,7 +50,7 @@ TASKS = ("PointMaze", "FetchReach", "FetchPush", "HandBlockZ", "FetchPick", "Fet
 # weight of 5 can raise values by 2.5 a step where a step costs 1, and with its step size of 3e-4 its temperature is
 # slow to fall: on FetchPush it returned 4.0 after 5,000 updates, like a policy that never moves the block, with
 # Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7 (one seed; docs/cql.md). What is
-# said of FetchReach and FetchPush here was seen on data of an expert that did not explore (docs/results.md).
+# said of FetchReach and FetchPush here was seen on data of an expert that did not explore (docs/studies.md).
 # paper: fp32, the scripts' default.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "eval-episodes": 50, "precision": "fp32"})},  # Sec. 5
@@ -59,8 +59,12 @@ PROTOCOLS = {
             "FetchReach": (3, {"updates": 5_000, "eval-episodes": 50, "eval-every": 1_000, "precision": "bf16"}),
             **dict.fromkeys((task for task in TASKS if task.startswith("Hand")),
                             (3, {"updates": 20_000, "eval-episodes": 100, "eval-every": 5_000, "precision": "bf16"}))}}
-# of one method, on all tasks of a protocol
-METHOD_FLAGS = {"cpu": {"cql": {"batch-size": 256, "samples": 4, "lr": 0.001, "weight": 0.5}}}
+# Of one method, on all tasks of a protocol. WGCSL is run twice: as the code that the paper's column comes from has it
+# (Ma et al.'s copy), and, as a stronger baseline, as its authors do.
+PAPERS_WGCSL = {"variant": "gofar", "her-ratio": 1}
+METHOD_FLAGS = {"paper": {"wgcsl": PAPERS_WGCSL},
+                "cpu": {"wgcsl": PAPERS_WGCSL, "cql": {"batch-size": 256, "samples": 4, "lr": 0.001, "weight": 0.5}}}
+FILES = {"wgcsl-official": "wgcsl"}  # in algos/, of those methods that have no file of their name
 
 # Every method runs with and without swapping, except these. refused: the script does not take --swap. left out: it runs
 # with swapping only if --swap yes or --swap both asks for it.
@@ -109,7 +113,8 @@ def lock(path):
 # --- the list of runs
 @dataclass(eq=False)
 class Cell:
-    method: str
+    line: str  # as --methods names it
+    method: str  # its file in algos/
     task: str
     swap: bool
     seed: int
@@ -125,7 +130,7 @@ class Cell:
 
     def __post_init__(self):
         self.name = self.method + "-swap" * self.swap
-        self.label = f"{self.name} {self.task} seed {self.seed}"
+        self.label = f"{self.line}{'-swap' * self.swap} {self.task} seed {self.seed}"
         self.folder = self.out / self.task / self.name / str(self.seed)
         self.log = self.folder.with_name(f"{self.seed}.log")
         self.setting = report.setting({"method": self.method, "flags": self.flags})
@@ -221,7 +226,8 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
     suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', word).strip('-')}" for word in protocol_words(extra))
     if len(suffix) > 150:  # names of folders end at 255
         suffix = f"{suffix[:130]}-{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
-    for method in methods:
+    for line in methods:
+        method = FILES.get(line, line)
         sha = report.file_hash(method)
         kind, _ = SWAPPING.get(method, ("", ""))
         swaps = [s for s in (False, True) if swap in (None, "both", "yes" if s else "no")
@@ -229,7 +235,7 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
         parsed = {}
         for task in tasks:
             number, flags = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
-            flags = flags | METHOD_FLAGS.get(protocol, {}).get(method, {})
+            flags = flags | METHOD_FLAGS[protocol].get(line, {})
             arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))] + device + extra
             if tuple(arguments) not in parsed:
                 parsed[tuple(arguments)] = settings_of(method, arguments)
@@ -241,7 +247,8 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
                              and (its_methods is None or method in its_methods) and rank < its_seeds), len(ORDER))
                 for s in swaps:
                     cells.append(((step, rank, TASKS.index(task)), Cell(
-                        method, task, s, seed, RUNS / f"{protocol}{suffix}" / sha[:12],
+                        line, method, task, s, seed,
+                        RUNS / f"{protocol}{suffix}" / (sha[:12] + line.removeprefix(method)),
                         parsed[tuple(arguments)] | {"task": task, "swap": s, "seed": seed}, arguments, sha)))
     return [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
 
@@ -436,7 +443,7 @@ def submit(cells, arguments, options):
         part, listed, script = cells[number:number + ARRAY], folder / f"{number}.txt", folder / f"{number}.sh"
         folder.mkdir(parents=True, exist_ok=True)
         listed.write_text("".join(shlex.join(
-            ["--methods", cell.method, "--tasks", cell.task, "--swap", "yes" if cell.swap else "no", "--seeds",
+            ["--methods", cell.line, "--tasks", cell.task, "--swap", "yes" if cell.swap else "no", "--seeds",
              str(cell.seed), *arguments]) + "\n" for cell in part))
         script.write_text(f"""#!/bin/bash
 # run number $SLURM_ARRAY_TASK_ID of the list; Slurm starts it again after preemption or failure of its machine
@@ -492,7 +499,7 @@ def main():
         description="Starts every run that has no row in results/runs.jsonl. Flags after -- go to every run.")
     parser.error = fail
     add = parser.add_argument
-    add("--methods", metavar="A,B", help="files of algos/; default: all")
+    add("--methods", metavar="A,B", help="files of algos/, or wgcsl-official; default: all")
     add("--tasks", metavar="A,B", help=f"default: {', '.join(TASKS)}")
     add("--swap", choices=("both", "yes", "no"), help="default: both, but these only without:\n" + "\n".join(
         f"{method} ({kind}): {reason}" for method, (kind, reason) in SWAPPING.items()))
@@ -514,7 +521,8 @@ def main():
     options = parser.parse_args(words)
 
     os.chdir(REPOSITORY)
-    known = sorted(path.stem for path in Path("algos").glob("*.py"))
+    files = {path.stem for path in Path("algos").glob("*.py")}
+    known = sorted(files | {line for line, file in FILES.items() if file in files})
     methods = words_of("methods", options.methods, known) if options.methods is not None else known
     tasks = words_of("tasks", options.tasks, TASKS) if options.tasks is not None else TASKS
     seeds = numbers_of(options.seeds) if options.seeds is not None else None

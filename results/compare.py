@@ -18,7 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TASKS = ("FetchPush", "FetchSlide", "FetchPick", "FetchReach", "HandBlockZ", "HandBlockParallel", "HandBlockXYZ",
          "HandEggRotate", "PointMaze")  # the order of the paper's tables
 NAMES = {"dqapg": "DQAPG", "td3bc": "TD3+BC", "awac": "AWAC", "iql": "IQL", "onestep": "Onestep-RL", "crr": "CRR",
-         "cql": "CQL", "am": "AM", "wgcsl": "WGCSL", "gcsl": "GCSL", "gofar": "GoFAR", "bcq": "BCQ", "awr": "AWR"}
+         "cql": "CQL", "am": "AM", "wgcsl": "WGCSL", "wgcsl-official": "WGCSL official", "gcsl": "GCSL",
+         "gofar": "GoFAR", "bcq": "BCQ", "awr": "AWR"}
 PROTOCOLS = "paper", "cpu"  # of benchmark.py, without flags of their own
 LEVEL = 0.05  # of every test; intervals hold 95 %
 PAPERS_EPISODES = 500  # behind each number of the paper: 10 seeds of 50 episodes
@@ -31,6 +32,13 @@ Comparison = namedtuple("Comparison", "difference low high p")
 def horizon(task):
     """Steps of an episode, which is also the largest return."""
     return 50 if task.startswith("Fetch") else 100
+
+
+def line(row):
+    """The line of the tables that a row belongs to: its method. WGCSL has two: the version that the paper's column is
+    of, Ma et al.'s copy, and its authors' own."""
+    official = row["method"] == "wgcsl" and row["flags"].get("variant") == "official"
+    return row["method"] + "-official" * official
 
 
 def name(method, swap):
@@ -72,7 +80,7 @@ class Results:
         """setting(row): a hashable value, what must be equal within a cell; current: {method: hash of its file}."""
         groups = {}
         for row in rows:
-            place = row["flags"]["task"], row.get("protocol") or "", row["method"], row["flags"]["swap"]
+            place = row["flags"]["task"], row.get("protocol") or "", line(row), row["flags"]["swap"]
             same = setting(row), row["file_sha256"], row["data"], row["updates"]
             groups.setdefault(place, {}).setdefault(same, []).append(row)
         self.cells, self.protocol = {}, {}
@@ -81,7 +89,8 @@ class Results:
             for (its_task, protocol, method, swap), variants in groups.items():
                 if its_task == task:
                     by_protocol.setdefault(protocol, {})[method, swap] = max(
-                        (Cell(group, group[0]["file_sha256"] != current.get(method)) for group in variants.values()),
+                        (Cell(group, group[0]["file_sha256"] != current.get(group[0]["method"]))
+                         for group in variants.values()),
                         key=lambda cell: (not cell.stale, len(cell.seeds), cell.updates, str(setting(cell.rows[0]))))
             if by_protocol:
                 self.protocol[task], chosen = max(by_protocol.items(), key=lambda item: (

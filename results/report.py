@@ -1,14 +1,15 @@
 """Results: one line per run in results/runs.jsonl, and the tables and figures that are built from those lines only.
 
     python results/report.py add runs/cpu/.../PointMaze/dqapg-swap/1 ...    adds finished runs
-    python results/report.py                 rebuilds README.md, docs/results.md and results/plots/
+    python results/report.py                 rebuilds README.md, docs/{results,studies,runs}.md and results/plots/
     python results/report.py check           exit status 1 if one of them is out of date
     python results/report.py revalidate      clears stale cells if only comments changed, or if the old and the new file,
                                              with the cell's flags, are the same bit for bit after 200 updates
 
 A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
 changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared: all networks,
-optimizers and random states, every metric, and an evaluation. Statistics: compare.py; claims: claims.py; the paper's tables: pages.py; figures: figures.py.
+optimizers and random states, every metric, and an evaluation. Statistics: compare.py; claims: claims.py; tables:
+pages.py; figures: figures.py.
 """
 
 import ast
@@ -39,7 +40,8 @@ except ImportError:  # Windows has no such locks
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = REPOSITORY / "results" / "runs.jsonl"
 DATASETS = REPOSITORY / "data" / "datasets"
-README, PAGE, PLOTS = REPOSITORY / "README.md", REPOSITORY / "docs" / "results.md", REPOSITORY / "results" / "plots"
+PAGES = REPOSITORY / "README.md", *(REPOSITORY / "docs" / f"{name}.md" for name in ("results", "studies", "runs"))
+PLOTS = REPOSITORY / "results" / "plots"
 PATHS = 18  # PointMaze episodes, two of each pair, whose paths a row of seed 1 holds
 SHORT = {"updates": 200, "log-every": 50, "eval-every": 100, "eval-episodes": 2}  # with what revalidate() compares files
 MACHINE_FREE = ("desired_goals", "success", "source", "seeds")  # arrays of a dataset, the same bits on every machine
@@ -188,7 +190,7 @@ def add(folders):
                  "run that was stopped; finish it with --resume")
         episodes = evaluations[-1]["episodes"]
         paths = final_paths(folder, row)
-        protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}", row["flags"].get("out", ""))
+        protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}[\w-]*", row["flags"].get("out", ""))
         row["data"] = data_of_run(row, rows)
         row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
         row |= {"commit": commit_of(row["method"], row["file_sha256"]),
@@ -506,7 +508,7 @@ def parts(rows):
             "filters": pages.filters(both, rows, setting, current), "batches": pages.batches(both, rows, setting),
             "noiseless": pages.noiseless(results, earlier),
             "figures": pictures(planned),
-            "runs": "\n\n".join(f"### {task}\n\n{table(rows, task)}" for task in tasks),
+            "runs": "\n\n".join(f"## {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned
 
 
@@ -530,7 +532,7 @@ def build(check):
     source = hashlib.sha256(ROWS.read_bytes() if ROWS.exists() else b"")
     source.update(json.dumps(made, sort_keys=True).encode() + Path(figures.__file__).read_bytes())
     old = {}
-    for page in (README, PAGE):
+    for page in PAGES:
         text = page.read_text()
         if (new := rebuilt(text, made)) != text:
             old[page] = new

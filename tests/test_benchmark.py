@@ -202,8 +202,10 @@ def clone(tmp_path, dataset):
 def test_the_paper_s_171_cells_in_order(tmp_path):
     run = Run(tmp_path, ROOT / "results" / "benchmark.py", "--protocol", "paper", "--dry-run").wait()
     assert run.status == 0, run.err
+    official = [line for line in run.out.splitlines() if "wgcsl" in line and "--variant gofar" not in line]
+    assert len(official) == 90, "beside the paper's cells: the authors' version of WGCSL"
     cells = [re.search(r"algos/(\w+)\.py --task (\w+) (--swap )?--seed (\d+) ", line).groups()
-             for line in run.out.splitlines()]
+             for line in run.out.splitlines() if line not in official]
     methods = {path.stem for path in (ROOT / "algos").glob("*.py")}
     assert len(set(cells)) == len(cells) and {cell[0] for cell in cells} == methods
     without_only = {"gcsl", "wgcsl", "am", "gofar", "bcq"}
@@ -238,6 +240,28 @@ def test_flags_of_one_method_in_one_protocol(tmp_path):
         assert "--batch-size 256" in line and line.index("--samples 4 ") < line.index("--samples 10 "), line
     extra = benchmark.list_cells(["cql"], ["FetchPush"], None, [1], "cpu", ["--samples", "10"])
     assert {(cell.flags["batch-size"], cell.flags["samples"]) for cell in extra} == {(256, 10)}
+
+
+def test_wgcsl_runs_as_the_paper_used_it_and_as_its_authors_have_it(clone):
+    """Two methods of one file: own settings, own folders, own rows, in one protocol."""
+    names = ["wgcsl", "wgcsl-official"]
+    for protocol in benchmark.PROTOCOLS:
+        papers, official = benchmark.list_cells(names, ["PointMaze"], None, [1], protocol, [])
+        assert (papers.flags["variant"], papers.flags["her-ratio"]) == ("gofar", 1.0)
+        assert (official.flags["variant"], official.flags["her-ratio"]) == ("official", 0.8)
+        assert {**papers.flags, "variant": "", "her-ratio": 0} == {**official.flags, "variant": "", "her-ratio": 0}
+        assert papers.method == official.method == "wgcsl" and papers.folder != official.folder
+        assert [cell.label for cell in (papers, official)] == [f"{name} PointMaze seed 1" for name in names]
+    (clone.folder / "algos" / "wgcsl.py").write_text(QUICK.replace(
+        "    pause:", "    variant: str = 'official'\n    her_ratio: float = 0.8\n    pause:"))
+    words = "--tasks", "PointMaze", "--seeds", "2", "--jobs", "2", "--", *SMALL
+    status, out, err = clone.call("--methods", "wgcsl,wgcsl-official", *words)
+    assert status == 0, out + err
+    assert sorted((row["flags"]["variant"], row["flags"]["her-ratio"], row["protocol"]) for row in clone.rows()) == [
+        ("gofar", 1.0, "cpu-updates-10"), ("official", 0.8, "cpu-updates-10")]
+    for name in names:
+        status, out, _ = clone.call("--dry-run", "--methods", name, *words)
+        assert status == 0 and out.startswith("# has a row: ") and out.count("\n") == 1, out
 
 
 def test_flags_that_are_no_setting_leave_a_run_in_its_protocol():

@@ -373,8 +373,29 @@ def test_tables_show_ours_above_the_papers_and_leave_empty_what_was_not_run():
     assert lines[ours[0] + 1].startswith("| the paper | 12.94 ± 17.07 | 1.14 ± 4.78 |")
     assert lines[ours[0] - 2] == "| TD3+BC-aug, ours |" + "  |" * 9
     assert lines[ours[0] - 1].startswith("| the paper | 17.50 ± 15.47 • | 0.43 ± 1.48 |")  # better: +4.6; worse
-    assert [pages.papers(some, n).count("\n") for n in (2, 3, 4)] == [1 + 2 * 7 * 2, 1 + 2 * 8, 1 + 2 * 12]
+    assert [pages.papers(some, n).count("\n") for n in (2, 3, 4)] == [1 + 2 * 7 * 2, 1 + 2 * 8, 1 + 2 * 12 + 1]
     assert "| TD3+BC, ours | 15.00" in pages.papers(some, 3) and "15.00" not in pages.papers(some, 4)  # swapped there
+
+
+def test_the_two_versions_of_wgcsl_have_lines_of_their_own():
+    """The paper's numbers are of the copy: its claim too, and the authors' version stands for itself."""
+    def runs(variant, values):
+        return seeds(values, method="wgcsl", flags={"variant": variant})
+
+    some = results(*runs("gofar", [10.0, 20.0]), *runs("official", [40.0, 50.0, 60.0]), *seeds([30.0, 31.0]))
+    assert some.cell("wgcsl", "PointMaze", False).returns.tolist() == [10, 20]
+    assert some.cell("wgcsl-official", "PointMaze", False).returns.tolist() == [40, 50, 60]
+    lines = pages.papers(some, 4).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("| WGCSL, ours |"))
+    assert lines[at].endswith("| 15.00 ± 5.00<br>2 × 7k |") and lines[at + 1].startswith("| the paper | 10.14 ± 16.19 |")
+    assert lines[at + 2].endswith("| **50.00 ± 8.16** •<br>3 × 7k |") and lines[at + 2].startswith("| WGCSL official, ours")
+    assert lines[at + 3].startswith("| GCSL, ours |")
+    assert "WGCSL" not in pages.papers(some, 2) + pages.papers(some, 3)
+    short = pages.short(some).splitlines()
+    assert "| WGCSL | 15.0 |" in short and "| WGCSL official | 50.0 |" in short
+    stale = results(*runs("official", [40.0]), stale=["wgcsl"])
+    assert stale.cell("wgcsl-official", "PointMaze", False).stale
+    assert compare.line(row("am", flags={"variant": "official"})) == "am"
 
 
 def test_marks_of_table_2():
@@ -677,8 +698,9 @@ def many():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """report.py on files of its own, with the rows of many()."""
-    for name, file in (("ROWS", "runs.jsonl"), ("README", "README.md"), ("PAGE", "results.md"), ("PLOTS", "plots")):
+    for name, file in (("ROWS", "runs.jsonl"), ("PLOTS", "plots")):
         monkeypatch.setattr(report, name, tmp_path / file)
+    monkeypatch.setattr(report, "PAGES", [tmp_path / "README.md", tmp_path / "results.md"])
     names = ("counted", "claims", "claims_by_task", "table2", "table3", "table4", "effects", "figures", "runs", "short")
     (tmp_path / "README.md").write_text("a\n<!--table short-->\nold\n<!--end-->\nb\n")
     (tmp_path / "results.md").write_text("".join(f"<!--table {name}-->\n<!--end-->\n" for name in names))
