@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -380,6 +381,20 @@ def test_bad_flags(flags, start, tmp_path):
     (tmp_path / "file").touch()
     fails(start(DQAPG, "--updates", 20, *flags.split()), flags.split()[0])
     assert {file.name for file in tmp_path.iterdir()} == {"file", ".stdout", ".stderr"}, "wrote something"
+
+
+def test_the_readme_s_dataset_of_an_own_task(tmp_path):
+    """Its Python lines make a file, its command trains on it as well as it says."""
+    text = (ROOT / "README.md").read_text()
+    code, = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    command, said = re.search(r"    python (algos/.* --dataset reach\.npz .*)\n", text)[1], "a return of 48 of 50"
+    assert said in " ".join(text.split())
+    (tmp_path / "make.py").write_text(code)
+    assert (made := Run(tmp_path, tmp_path / "make.py").wait()).status == 0, made.err
+    script, *flags = command.split()
+    assert (run := Run(tmp_path, ROOT / script, *flags, "--threads", 1).wait()).status == 0, run.err
+    result, = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/result.json"))
+    assert result["scores"]["return"] >= 47 and result["flags"]["dataset"] == "reach.npz"
 
 
 @pytest.mark.parametrize("method, flag", [("bcq", "--soft-minimum 7"), ("wgcsl", "--baw-queue 20000000")])
