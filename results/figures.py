@@ -48,7 +48,7 @@ def draw_curves(ax, results, method, task, column):
     for swap in (False, True):
         if cell := results.cell(method, task, swap):
             updates, values = cell.curve(column)
-            ax.plot(updates, values.mean(0), color=COLORS[swap], marker="o", ms=2.5, lw=1.5, label=LEGEND[swap])
+            ax.plot(updates, values.mean(0), color=COLORS[swap], marker="o", ms=2.5, lw=1.5)
             ax.fill_between(updates, values.min(0), values.max(0), color=COLORS[swap], alpha=0.2, lw=0)
     cells = [cell for swap in (False, True) if (cell := results.cell(method, task, swap))]
     ax.set_title(NAMES[method] + " (stale)" * any(cell.stale for cell in cells), fontsize=10)
