@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS, ALGOS = REPOSITORY / "docs", REPOSITORY / "algos"
 sys.path[:0] = [str(REPOSITORY / "results"), str(REPOSITORY / "tests")]
 import report  # noqa: E402
+from compare import line  # noqa: E402
 from shared_blocks import BLOCK  # noqa: E402
 
 PAPER = json.loads((REPOSITORY / "results" / "paper.json").read_text())
@@ -162,8 +163,9 @@ def scores(method):
 
     for (task, swap, settings, updates, *_, sha), rows in sorted(cells.items(), key=lambda item: item[0][:4]):
         stale = ", stale" * (report.file_hash(method) != sha)
+        printed = paper(method, task, swap) if line(rows[0]) == method else "-"  # not of WGCSL official
         lines.append(f"| {task} | {'yes' if swap else 'no'} | {settings}{stale} | {updates:,} | {len(rows)} | "
-                     f"{spread(rows, 'return')} | {spread(rows, 'success')} | {paper(method, task, swap)} |")
+                     f"{spread(rows, 'return')} | {spread(rows, 'success')} | {printed} |")
     head = [] if lines else ["This method has not been measured here yet.", ""]
     for task in PAPER["table2"]["dqapg"]:
         for swap in (False, True):

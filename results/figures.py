@@ -263,8 +263,9 @@ def plan(results):
     """{file: (caption, function that draws it)} of the figures for which there are rows."""
     found, (tasks, samples) = {}, common_tasks(results)
     if results.tasks():
-        found["swap_effect.png"] = "The effect of goal swapping on the return. Hollow circles: stale rows.", \
-            lambda: swap_effect(results)
+        found["swap_effect.png"] = (
+            "The effect of goal swapping on the return: right of 0 it helps. A circle without a bar: one seed; a bar that "
+            "ends at the frame is longer. Hollow circles, if any: stale rows."), lambda: swap_effect(results)
     if any(swap is False and task == "PointMaze" for _, task, swap in results.cells):
         found["overfitting.png"] = (
             "What Fig. 1 of the paper illustrates: success on PointMaze from starts to goals that the data never joins."
@@ -272,7 +273,7 @@ def plan(results):
     if paths_of(results, False) and paths_of(results, True):
         found["maze_paths.png"] = (
             "As Fig. 6 and 8 of the paper: where the policies of DQAPG go (seed 1, the first two episodes of each "
-            "pair)."), lambda: maze_paths(results)
+            "pair). Colour: the goal asked for, orange $g_1$, green $g_2$, red $g_3$."), lambda: maze_paths(results)
     if results.methods("PointMaze"):
         found["maze_pairs.png"] = (
             "Success on PointMaze by start (rows) and goal (columns), mean over seeds; bold: pairs of the data. "
@@ -290,5 +291,5 @@ def plan(results):
     for task in results.tasks():
         found[f"curves_{task}.png"] = (
             f"Learning curves on {task}. Lines: mean over seeds; bands: lowest to highest seed; dotted: the paper's at "
-            "500k updates, where it has one."), lambda task=task: curves(results, task)
+            "500k updates (Table 2, else Table 4), where it has one."), lambda task=task: curves(results, task)
     return found

@@ -1,9 +1,12 @@
-"""The Markdown tables of README.md, docs/results.md and docs/studies.md: the paper's Tables 2, 3 and 4, the effect of
-swapping, and what a setting does where it was run with others."""
+"""The Markdown tables of README.md and docs/: the paper's Tables 2, 3 and 4, the effect of swapping, and what a setting
+does where it was run with others."""
+
+from collections import Counter
 
 import numpy as np
 from claims import PAPER, column, up
-from compare import NAMES, TASKS, Cell, compare, compare_printed, effect, holm, name, paired
+from compare import (NAMES, PROTOCOLS, TASKS, Cell, compare, compare_printed, effect, holm, line, name,
+                     paired)
 from compare import short as short_number
 
 # how two cells, or two printed numbers, are compared, and how the p-values of several such tests are corrected
@@ -105,7 +108,7 @@ def noiseless(results, earlier):
     def shown(cell):
         return f"{cell.returns.mean():.1f}, {cell.size}" + ", stale" * cell.stale if cell else ""
 
-    lines = ["| task | method | swapping | expert without exploration | with | the paper |", "|---" * 6 + "|"]
+    lines = ["| task | method | swapping | expert without exploration | with exploration | the paper |", "|---" * 6 + "|"]
     for task in earlier.tasks():
         for method in earlier.methods(task):
             for swap in (False, True):
@@ -269,6 +272,29 @@ def lengths(both, rows, setting):
                 lines.append(f"| {task}{more} | {NAMES[method]} | {len(common)}{', stale' * some.stale} | "
                              f"{short_number(some.updates)} | {' | '.join(shown)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
+def machines(rows, earlier):
+    """Runs on data of another machine than most of their task's: made of the same, with other last bits.
+
+    earlier: {SHA-256 of data from before: what follows the name of its task}.
+    """
+    lines, groups = ["| task | runs | of these from data with other last bits (seeds) |", "|---|---|---|"], {}
+    for row in rows:
+        groups.setdefault((TASKS.index(row["flags"]["task"]), row["data"]), []).append(row)
+    for (task, _), group in sorted(groups.items(), key=lambda item: (
+            item[0][0], any(row["dataset_sha256"] in earlier for row in item[1]), item[0][1])):
+        usual, found = Counter(row["dataset_sha256"] for row in group).most_common(1)[0][0], {}
+        for row in group:
+            if row["dataset_sha256"] != usual:
+                its = name(line(row), row["flags"]["swap"])
+                its += f", {row['protocol']}" if row.get("protocol", "cpu") not in PROTOCOLS else ""
+                found.setdefault(its, set()).add(row["flags"]["seed"])
+        if found:
+            more = f", {earlier[usual]}" if usual in earlier else ""
+            lines.append(f"| {TASKS[task]}{more} | {len(group)} | " + "; ".join(
+                f"{its} ({', '.join(map(str, sorted(seeds)))})" for its, seeds in sorted(found.items())) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "There are none."
 
 
 def pairs(results):

@@ -506,7 +506,7 @@ def parts(rows):
             "pairs": pages.pairs(results), "alphas": pages.alphas(both, rows, setting),
             "expectiles": pages.expectiles(results, rows, setting), "lengths": pages.lengths(both, rows, setting),
             "filters": pages.filters(both, rows, setting, current), "batches": pages.batches(both, rows, setting),
-            "noiseless": pages.noiseless(results, earlier),
+            "noiseless": pages.noiseless(results, earlier), "machines": pages.machines(rows, EARLIER),
             "figures": pictures(planned),
             "runs": "\n\n".join(f"## {task}\n\n{table(rows, task)}" for task in tasks),
             **{f"table{n}": pages.papers(results, n) for n in (2, 3, 4)}}, planned

@@ -207,6 +207,50 @@ def test_scores_stand_beside_those_of_the_paper(monkeypatch):
     assert build.scores("awr") == "This method has not been measured here yet."  # nor by the paper
 
 
+def test_the_papers_numbers_stand_beside_the_version_that_they_are_of(monkeypatch):
+    rows = [row("wgcsl", flags={"variant": variant, "swap": False}) for variant in ("gofar", "official")]
+    monkeypatch.setattr(build.report, "read_rows", lambda: rows)
+    lines = [line for line in build.scores("wgcsl").splitlines() if line.startswith("| FetchPush | no ")]
+    assert [line.split(" | ")[2].split(",")[0] for line in lines] == ["gofar", "official"]
+    assert lines[0].endswith("| 10.14 ± 16.19 (T4) |") and lines[1].endswith("| - |")
+    more = [line.split(" | ")[:3] for line in build.scores("wgcsl").splitlines() if "not measured" in line]
+    assert len(more) == 8 and ["| FetchPush", "no", "not measured"] not in more
+    printed = build.paper("td3bc", "HandEggRotate", False)
+    assert printed == "29.58 ± 36.62 (T2, T3)", "tables with the same number stand together, in their order"
+
+
+def test_what_a_file_has_of_its_own(tmp_path, monkeypatch):
+    """Neither shared blocks nor the metadata, and no gaps where these were."""
+    monkeypatch.setattr(build, "ALGOS", tmp_path)
+    text = "# /// script\n# x = 1\n# ///\na\n\n\n# --- shared: s ---\nb\n# --- end shared ---\n\n\n{}\n"
+    for name, last in (("one", "c"), ("two", "d")):
+        (tmp_path / f"{name}.py").write_text(text.format(last))
+    assert build.method_lines("one") == ["a", "", "c"]
+    assert build.diff("one", "two") == "```diff\n--- algos/one.py\n+++ algos/two.py\n@@\n a\n \n-c\n+d\n```"
+
+
+def test_the_ladder_counts_and_names_parents():
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in build.ladder().splitlines()[2:]]
+    assert [row[0] for row in rows] == [str(n) for n in range(1, 14)]
+    by_name = {re.match(r"\[(.+?)\]", row[1])[1]: row for row in rows}
+    assert by_name["GCSL"][3] == "-" and by_name["DQAPG"][3] == "TD3+BC" and by_name["IQL"][3] == "Onestep-RL"
+    assert all(int(row[4]) == len(build.method_lines(re.search(r"\((\w+)\.md\)", row[1])[1])) for row in rows)
+
+
+def test_a_tag_in_a_shared_block_is_listed_once_and_an_unknown_one_refused(tmp_path, monkeypatch):
+    rows = dict(re.findall(r"^\| (\S+ \S+) \| [^|]+ \| (.+) \|$", build.equations(), re.MULTILINE))
+    assert re.findall(r"\[(\w+)\.", rows["Eq. (2)"]) == ["dqapg", "pointmaze", "pointmaze"], "of ReplayBuffer one"
+    assert len(re.findall(r"\[", rows["Eq. (4)"])) >= 8, "methods have it as a line of their own"
+    shutil.copytree(build.ALGOS, tmp_path / "algos")
+    (tmp_path / "envs").mkdir()
+    with open(tmp_path / "algos" / "iql.py", "a") as file:
+        file.write("x = 1  # Eq. (20)\n")
+    monkeypatch.setattr(build, "ALGOS", tmp_path / "algos")
+    monkeypatch.setattr(build, "REPOSITORY", tmp_path)
+    with pytest.raises(ValueError, match=r"iql\.py:\d+: the paper has no Eq\. \(20\)"):
+        build.equations()
+
+
 def test_numbers_of_the_paper():
     tasks = list(build.PAPER["table2"]["dqapg"])
     assert set(tasks) == set(load_module(build.ALGOS / "dqapg.py").TASKS)

@@ -64,6 +64,18 @@ def test_success_on_demonstrated_pairs_is_worked_out_from_the_curve():
     assert pages.pairs(results(row(task="FetchPush"))) == "Not measured yet."
 
 
+def test_runs_on_data_of_another_machine_are_listed():
+    """Data made of the same (`data`) whose bits (`dataset_sha256`) are not those of most runs."""
+    rows = [row("dqapg", seed=k, dataset_sha256="a", data="x") for k in (1, 2, 3)]
+    rows += [row("bcq", seed=k, dataset_sha256="b", data="x") for k in (10, 2)]
+    rows += [row("crr", seed=1, swap=True, dataset_sha256="c", data="x", protocol="cpu-lr-1")]
+    rows += [row("awr", "FetchPush", dataset_sha256="d", data="y"), row("awr", "FetchPush", dataset_sha256="e", data="z")]
+    older = [row(seed=k, dataset_sha256="old" if k < 3 else "other", data="then") for k in (1, 2, 3)]
+    lines = pages.machines([*rows, *older], {"old": "noiseless expert"}).splitlines()[2:]
+    assert lines == ["| PointMaze | 6 | BCQ (2, 10); CRR-aug, cpu-lr-1 (1) |", "| PointMaze, noiseless expert | 3 | TD3+BC (3) |"]
+    assert pages.machines(rows[:3], {}) == "There are none."
+
+
 def test_weights_of_the_q_term_are_compared_where_nothing_else_differs():
     one = [row("dqapg", seed=k, value=v, flags={"alpha": 1.0}) for k, v in ((1, 10.0), (2, 20.0))]
     other = row("dqapg", seed=2, value=30.0, flags={"alpha": 2.5}, protocol="x")
