@@ -166,10 +166,11 @@ def scores(method):
         printed = paper(method, task, swap) if line(rows[0]) == method else "-"  # not of WGCSL official
         lines.append(f"| {task} | {'yes' if swap else 'no'} | {settings}{stale} | {updates:,} | {len(rows)} | "
                      f"{spread(rows, 'return')} | {spread(rows, 'success')} | {printed} |")
+    measured = {cell[:2] for cell, rows in cells.items() if line(rows[0]) == method}
     head = [] if lines else ["This method has not been measured here yet.", ""]
     for task in PAPER["table2"]["dqapg"]:
         for swap in (False, True):
-            if (task, swap) not in {cell[:2] for cell in cells} and (value := paper(method, task, swap)) != "-":
+            if (task, swap) not in measured and (value := paper(method, task, swap)) != "-":
                 lines.append(f"| {task} | {'yes' if swap else 'no'} | not measured | - | - | - | - | {value} |")
     return "\n".join([*head, "Ours: means over seeds, ± deviation over seeds. The paper (T2: Table 2, and so on): 500,000 "
                       "updates, 10 seeds, ± deviation over episodes, its own data.", "",

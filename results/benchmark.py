@@ -2,8 +2,8 @@
 
 ./benchmark.sh calls this file; see there for examples. A run belongs to a cell: method, task, with or without swapping,
 seed. It has its row if there is one of the same settings, the same algorithm file and, where the dataset is there, the
-same data. Runs go to runs/<protocol>/<SHA-256 of the algorithm file>/, so that no run goes on with changed code; that
-folder may be deleted, which loses unfinished runs only.
+same data. Runs go to runs/<protocol>/<12 digits of the algorithm file's SHA-256>[-<variant>]/, so that no run goes on
+with changed code; that folder may be deleted, which loses unfinished runs only.
 
 Several machines can share one repository folder, and Slurm's array tasks do: each run is locked by its process
 (flock, which ends with the process, however that ends), and rows are added under a lock. A second benchmark on the
@@ -235,7 +235,8 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
         parsed = {}
         for task in tasks:
             number, flags = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
-            flags = flags | METHOD_FLAGS[protocol].get(line, {})
+            own = METHOD_FLAGS[protocol].get(line, {})
+            flags, version = flags | own, f"-{own['variant']}" if "variant" in own else ""
             arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))] + device + extra
             if tuple(arguments) not in parsed:
                 parsed[tuple(arguments)] = settings_of(method, arguments)
@@ -248,9 +249,11 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
                 for s in swaps:
                     cells.append(((step, rank, TASKS.index(task)), Cell(
                         line, method, task, s, seed,
-                        RUNS / f"{protocol}{suffix}" / (sha[:12] + line.removeprefix(method)),
+                        RUNS / f"{protocol}{suffix}" / (sha[:12] + version),
                         parsed[tuple(arguments)] | {"task": task, "swap": s, "seed": seed}, arguments, sha)))
-    return [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
+    cells = [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
+    once = {(cell.setting, cell.seed): cell for cell in reversed(cells)}  # flags after -- can make two versions one
+    return [cell for cell in cells if once[cell.setting, cell.seed] is cell]
 
 
 # --- rows
@@ -499,7 +502,8 @@ def main():
         description="Starts every run that has no row in results/runs.jsonl. Flags after -- go to every run.")
     parser.error = fail
     add = parser.add_argument
-    add("--methods", metavar="A,B", help="files of algos/, or wgcsl-official; default: all")
+    add("--methods", metavar="A,B", help="files of algos/ (wgcsl: the version of the paper's numbers), or\n"
+        "wgcsl-official (its authors', not in the paper); default: all")
     add("--tasks", metavar="A,B", help=f"default: {', '.join(TASKS)}")
     add("--swap", choices=("both", "yes", "no"), help="default: both, but these only without:\n" + "\n".join(
         f"{method} ({kind}): {reason}" for method, (kind, reason) in SWAPPING.items()))

@@ -37,7 +37,7 @@ def horizon(task):
 def line(row):
     """The line of the tables that a row belongs to: its method. WGCSL has two: the version that the paper's column is
     of, Ma et al.'s copy, and its authors' own."""
-    official = row["method"] == "wgcsl" and row["flags"].get("variant") == "official"
+    official = row["method"] == "wgcsl" and row["flags"].get("variant", "official") == "official"
     return row["method"] + "-official" * official
 
 

@@ -153,7 +153,7 @@ def maze_paths(results):
 
 def swap_effect(results):
     """Paired differences of the return with and without swapping, beside the paper's."""
-    methods = list(PAPER["table2"]) + [m for m in ("bcq", "wgcsl", "gofar", "awr") if any(
+    methods = list(PAPER["table2"]) + [m for m in NAMES if m not in PAPER["table2"] and any(
         results.swap_effect(m, task) is not None for task in TASKS)]
     figure, axes = new_figure(11, 1.5 + 0.62 * len(methods), 3, 3, sharey=True)
     for ax, task in zip(axes, sorted(TASKS, key=lambda task: task not in results.protocol)):
@@ -205,7 +205,7 @@ def aggregate_iqm(samples):
 
 
 def comparisons(samples):
-    """[(label, samples, samples)] of which the first should be better by the paper."""
+    """[(label, samples, samples)] that are compared: with against without swapping, and DQAPG against the others."""
     found = [(f"{NAMES[m]}, with over without swapping", samples[m, True], samples[m, False])
              for m in NAMES if (m, True) in samples and (m, False) in samples]
     for swap in (False, True):
@@ -264,8 +264,8 @@ def plan(results):
     found, (tasks, samples) = {}, common_tasks(results)
     if results.tasks():
         found["swap_effect.png"] = (
-            "The effect of goal swapping on the return: right of 0 it helps. A circle without a bar: one seed; a bar that "
-            "ends at the frame is longer. Hollow circles, if any: stale rows."), lambda: swap_effect(results)
+            "The effect of goal swapping on the return: right of 0 it helps. A circle without a bar: too few seeds to "
+            "say; a bar that ends at the frame is longer. Hollow circles, if any: stale rows."), lambda: swap_effect(results)
     if any(swap is False and task == "PointMaze" for _, task, swap in results.cells):
         found["overfitting.png"] = (
             "What Fig. 1 of the paper illustrates: success on PointMaze from starts to goals that the data never joins."

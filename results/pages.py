@@ -207,7 +207,7 @@ def batches(both, rows, setting):
 
 def alphas(both, rows, setting):
     """DQAPG by the weight alpha of its Q term: mean return over seeds of runs that differ from the cell in the tables
-    above in alpha alone, and the difference to it. both: {what follows the name of a task: Results}."""
+    of docs/results.md in alpha alone, and the difference to it. both: {what follows the name of a task: Results}."""
     lines = ["| task | swapping | alpha | seeds × updates | return | at the best evaluation | the paper's return | "
              "against the tables' alpha, paired over seeds | 95 % interval |", "|---" * 9 + "|"]
     for more, results, task, swap in ((more, its, task, s) for more, its in both.items() for task in its.tasks()
@@ -250,7 +250,7 @@ def expectiles(results, rows, setting):
 
 
 def lengths(both, rows, setting):
-    """Runs that differ from the cells above in their number of updates alone, beside those of the same seeds.
+    """Runs that differ from the cells of docs/results.md in their number of updates alone, beside those of the same seeds.
 
     both: {what follows the name of a task: Results}.
     """
@@ -288,7 +288,8 @@ def machines(rows, earlier):
         for row in group:
             if row["dataset_sha256"] != usual:
                 its = name(line(row), row["flags"]["swap"])
-                its += f", {row['protocol']}" if row.get("protocol", "cpu") not in PROTOCOLS else ""
+                protocol = row.get("protocol") or "by hand"
+                its += f", {protocol}" * (protocol not in PROTOCOLS)
                 found.setdefault(its, set()).add(row["flags"]["seed"])
         if found:
             more = f", {earlier[usual]}" if usual in earlier else ""

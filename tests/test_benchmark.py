@@ -242,7 +242,7 @@ def test_flags_of_one_method_in_one_protocol(tmp_path):
     assert {(cell.flags["batch-size"], cell.flags["samples"]) for cell in extra} == {(256, 10)}
 
 
-def test_wgcsl_runs_as_the_paper_used_it_and_as_its_authors_have_it(clone):
+def test_wgcsl_runs_as_the_paper_used_it_and_as_its_authors_have_it(clone, fake_slurm):
     """Two methods of one file: own settings, own folders, own rows, in one protocol."""
     names = ["wgcsl", "wgcsl-official"]
     for protocol in benchmark.PROTOCOLS:
@@ -262,6 +262,13 @@ def test_wgcsl_runs_as_the_paper_used_it_and_as_its_authors_have_it(clone):
     for name in names:
         status, out, _ = clone.call("--dry-run", "--methods", name, *words)
         assert status == 0 and out.startswith("# has a row: ") and out.count("\n") == 1, out
+    both = ["--variant", "gofar", "--her-ratio", "1"]
+    assert len(benchmark.list_cells(names, ["PointMaze"], None, [1], "cpu", both)) == 1, "flags make them the same run"
+    status, out, _ = clone.call("--slurm", "--methods", "wgcsl,wgcsl-official", "--tasks", "PointMaze", "--seeds", "3",
+                                "--", *SMALL, PATH=f"{fake_slurm}:{os.environ['PATH']}")
+    assert status == 0 and "2 runs" in out, out
+    listed, = clone.folder.glob("runs/slurm/*/0.txt")
+    assert [line.split()[1] for line in listed.read_text().splitlines()] == names
 
 
 def test_flags_that_are_no_setting_leave_a_run_in_its_protocol():

@@ -384,7 +384,7 @@ def test_bad_flags(flags, start, tmp_path):
 
 
 def test_the_readme_s_dataset_of_an_own_task(tmp_path):
-    """Its Python lines make a file, its command trains on it as well as it says."""
+    """Its Python lines make a file, and its command trains on it to a return within 1 of what it says."""
     text = (ROOT / "README.md").read_text()
     code, = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     command, said = re.search(r"    python (algos/.* --dataset reach\.npz .*)\n", text)[1], "a return of 48 of 50"

@@ -141,15 +141,27 @@ def test_every_setting_of_the_method_is_explained_with_its_default(method):
         assert cells[-1], f"{flag}: no source"
 
 
-def test_links_to_our_own_files_resolve():
-    for path in build.DOCS.glob("*.md"):
-        for link in re.findall(r"\]\(([^)#\s]+(?:#[^)\s]*)?)\)", path.read_text()):
-            if not re.match(r"https?://", link):
-                file, _, line = link.partition("#L")
-                target = path.parent / file.partition("#")[0]
-                assert target.is_file() or target.is_dir(), f"{path.name}: {link}"
-                if line:
-                    assert int(line.split("-L")[-1]) <= len(target.read_text().splitlines()), f"{path.name}: {link}"
+def anchors(page):
+    """The fragments that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def test_links_to_our_own_files_and_headings_resolve():
+    for path in PAGES:
+        for file, fragment in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", path.read_text()):
+            if not re.match(r"https?://", file):
+                target, where = path.parent / file if file else path, f"{path}: {file}#{fragment}"
+                assert target.is_file() or target.is_dir(), where
+                if number := re.fullmatch(r"L(?:\d+-L)?(\d+)", fragment):
+                    assert int(number[1]) <= len(target.read_text().splitlines()), where
+                elif fragment:
+                    assert fragment in anchors(target), where
+
+
+def test_every_page_with_tables_of_the_report_is_rebuilt():
+    assert {path for path in PAGES if "<!--table " in path.read_text()} == {*build.report.PAGES}
 
 
 def test_links_to_other_repositories_name_a_commit():
@@ -209,12 +221,14 @@ def test_scores_stand_beside_those_of_the_paper(monkeypatch):
 
 def test_the_papers_numbers_stand_beside_the_version_that_they_are_of(monkeypatch):
     rows = [row("wgcsl", flags={"variant": variant, "swap": False}) for variant in ("gofar", "official")]
+    rows.append(row("wgcsl", flags={"variant": "official", "swap": False, "task": "FetchPick"}))
     monkeypatch.setattr(build.report, "read_rows", lambda: rows)
     lines = [line for line in build.scores("wgcsl").splitlines() if line.startswith("| FetchPush | no ")]
     assert [line.split(" | ")[2].split(",")[0] for line in lines] == ["gofar", "official"]
     assert lines[0].endswith("| 10.14 ± 16.19 (T4) |") and lines[1].endswith("| - |")
     more = [line.split(" | ")[:3] for line in build.scores("wgcsl").splitlines() if "not measured" in line]
     assert len(more) == 8 and ["| FetchPush", "no", "not measured"] not in more
+    assert ["| FetchPick", "no", "not measured"] in more, "there in the other version only"
     printed = [build.paper(method, "HandEggRotate", False) for method in ("td3bc", "bcq")]
     assert printed == ["29.58 ± 36.62 (T2, T3)", "0.00 ± 0.00 (T3, T4)"], "tables with one number together, in order"
 
@@ -234,7 +248,8 @@ def test_the_ladder_counts_and_names_parents():
     assert [row[0] for row in rows] == [str(n) for n in range(1, 14)]
     by_name = {re.match(r"\[(.+?)\]", row[1])[1]: row for row in rows}
     assert by_name["GCSL"][3] == "-" and by_name["DQAPG"][3] == "TD3+BC" and by_name["IQL"][3] == "Onestep-RL"
-    assert all(int(row[4]) == len(build.method_lines(re.search(r"\((\w+)\.md\)", row[1])[1])) for row in rows)
+    assert [row[4] for row in rows] == [str(len(build.method_lines(method))) for method in build.LADDER]
+    assert 30 < int(by_name["GCSL"][4]) < int(by_name["TD3+BC"][4]) < int(by_name["DQAPG"][4]) < 200
 
 
 def test_a_tag_in_a_shared_block_is_listed_once_and_an_unknown_one_refused(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def row(method="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, sha="n
     curve = [[n, mean * n / updates, scores["success"], scores.get("unseen_success")] for n in (updates // 2, updates)]
     flags = {"task": task, "swap": swap, "precision": "fp32", "seed": seed, "swap-source": "batch",
              "swap-batch": "equal", "batch-size": 512, "eval-episodes": 9, "updates": updates}
+    flags |= {"variant": "gofar"} if method == "wgcsl" else {}
     return {"method": method, "updates": updates, "flags": flags | changes.pop("flags", {}), "file_sha256": sha,
             "dataset_sha256": "1", "data": "1", "scores": scores, "curve": curve, "seconds": 1.0,
             "updates_timed": updates,
@@ -67,12 +68,13 @@ def test_success_on_demonstrated_pairs_is_worked_out_from_the_curve():
 def test_runs_on_data_of_another_machine_are_listed():
     """Data made of the same (`data`) whose bits (`dataset_sha256`) are not those of most runs."""
     rows = [row("dqapg", seed=k, dataset_sha256="a", data="x") for k in (1, 2, 3)]
-    rows += [row("bcq", seed=k, dataset_sha256="b", data="x") for k in (10, 2)]
+    rows += [row("bcq", seed=k, dataset_sha256="b", data="x", protocol="cpu") for k in (10, 2)]
     rows += [row("crr", seed=1, swap=True, dataset_sha256="c", data="x", protocol="cpu-lr-1")]
     rows += [row("awr", "FetchPush", dataset_sha256="d", data="y"), row("awr", "FetchPush", dataset_sha256="e", data="z")]
     older = [row(seed=k, dataset_sha256="old" if k < 3 else "other", data="then") for k in (1, 2, 3)]
     lines = pages.machines([*rows, *older], {"old": "noiseless expert"}).splitlines()[2:]
-    assert lines == ["| PointMaze | 6 | BCQ (2, 10); CRR-aug, cpu-lr-1 (1) |", "| PointMaze, noiseless expert | 3 | TD3+BC (3) |"]
+    assert lines == ["| PointMaze | 6 | BCQ (2, 10); CRR-aug, cpu-lr-1 (1) |",
+                     "| PointMaze, noiseless expert | 3 | TD3+BC, by hand (3) |"]
     assert pages.machines(rows[:3], {}) == "There are none."
 
 
