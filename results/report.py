@@ -190,6 +190,7 @@ def add(folders):
                  "run that was stopped; finish it with --resume")
         episodes = evaluations[-1]["episodes"]
         paths = final_paths(folder, row)
+        # the benchmark's runs go to runs/<protocol>/<hash>[-<variant>]/
         protocol = re.fullmatch(r"runs/([\w.-]+)/[0-9a-f]{12}(-\w+)?", row["flags"].get("out", ""))
         row["data"] = data_of_run(row, rows)
         row["flags"] = {name: value for name, value in row["flags"].items() if name not in ("out", "dataset")}
@@ -197,7 +198,7 @@ def add(folders):
                 "curve": [[e["update"], e["return"], e["success"], e.get("unseen_success")] for e in evaluations],
                 "first_returns": [episode["return"] for episode in evaluations[0]["episodes"]],
                 "episodes": {name: [episode[name] for episode in episodes] for name in episodes[0] if name != "seed"}}
-        row |= {"protocol": protocol[1]} if protocol else {}  # the benchmark's runs go to runs/<protocol>/<hash>[-<variant>]/
+        row |= {"protocol": protocol[1]} if protocol else {}
         row |= {"paths": paths} if paths else {}
         row |= {"hardware": hardware(row["flags"].get("device", "cpu"))}
         row["versions"] = row.get("versions", {}) | {name: installed(name) for name in ("mujoco", "gymnasium-robotics")}
