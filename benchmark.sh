@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The benchmark of the paper, and of WGCSL as its authors have it: starts every run that has no row in results/runs.jsonl yet, and adds its row when it ends.
+# The benchmark of the paper, and of WGCSL as its authors have it: starts every run that has no row in
+# results/runs.jsonl yet, and adds its row when it ends.
 # Stopped or killed at any moment, the same command goes on where it was.
 #
 #   ./benchmark.sh --dry-run                      the exact command of every run, nothing is started

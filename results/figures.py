@@ -264,8 +264,9 @@ def plan(results):
     found, (tasks, samples) = {}, common_tasks(results)
     if results.tasks():
         found["swap_effect.png"] = (
-            "The effect of goal swapping on the return: right of 0 it helps. A circle without a bar: too few seeds to "
-            "say; a bar that ends at the frame is longer. Hollow circles, if any: stale rows."), lambda: swap_effect(results)
+            "The effect of goal swapping on the return: right of 0 it helps. A circle without a bar: one seed, or an "
+            "interval smaller than the circle; a bar that ends at the frame is longer. Hollow circles, if any: stale "
+            "rows."), lambda: swap_effect(results)
     if any(swap is False and task == "PointMaze" for _, task, swap in results.cells):
         found["overfitting.png"] = (
             "What Fig. 1 of the paper illustrates: success on PointMaze from starts to goals that the data never joins."
