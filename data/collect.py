@@ -203,8 +203,11 @@ def collect_pointmaze(args):
 
 
 def import_mrn():
-    """data/mrn.py, which takes seconds to import, and without the notice that gymnasium_robotics prints."""
-    with contextlib.redirect_stderr(io.StringIO()):
+    """data/mrn.py, which takes seconds to import; without the notice of gymnasium_robotics, and without OpenGL.
+
+    MuJoCo cannot be imported if MUJOCO_GL names one that is not there; to draw, import mujoco before.
+    """
+    with contextlib.redirect_stderr(io.StringIO()), mock.patch.dict(os.environ, MUJOCO_GL="disable"):
         import mrn
     return mrn
 
@@ -371,8 +374,8 @@ def simulate(task, expert, jobs, workers, method="episode"):
         for _ in range(min(workers, len(jobs))):
             pipe, theirs = context.Pipe()
             process = context.Process(target=work, args=(theirs, task), daemon=True)
-            with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1"), \
-                    without_ctrl_c():
+            with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1",
+                                 MUJOCO_GL="disable"), without_ctrl_c():  # see import_mrn()
                 process.start()
                 processes[pipe] = process
             theirs.close()

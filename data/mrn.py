@@ -34,6 +34,9 @@ import time
 from pathlib import Path
 from typing import Literal, Optional
 
+if __name__ == "__main__":
+    os.environ["MUJOCO_GL"] = "disable"  # nothing is drawn here, and an OpenGL that is not there stops the import
+
 import gymnasium as gym
 import mujoco
 import numpy as np

@@ -548,6 +548,15 @@ def test_a_training_script_that_ends_while_it_collects_takes_its_collector_along
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("script, flags", [
+    ("collect.py", ["--task", "FetchReach", "--out", "reach.npz", "--workers", 1, *SIZE]), ("mrn.py", ["--help"])])
+def test_what_draws_nothing_needs_no_opengl(script, flags, reach, tmp_path):
+    script = subprocess.run([sys.executable, ROOT / "data" / script, *map(str, flags)], cwd=tmp_path, text=True,
+                            capture_output=True, env=os.environ | {"MUJOCO_GL": "nonsense"})
+    assert script.returncode == 0, script.stderr
+    assert "--task" in script.stdout or (tmp_path / "reach.npz").read_bytes() == reach.read_bytes()
+
+
 def test_no_opengl_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     assert run("--task", "FetchReach", "--video", tmp_path / "a.mp4") == 2
