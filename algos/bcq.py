@@ -22,6 +22,7 @@ import copy
 import hashlib
 import io
 import json
+import os
 import platform
 import re
 import shlex
@@ -141,6 +142,8 @@ def check(flags):
             fail(f"--{name} {' '.join(map(str, numbers))}: must lie between {low} and {high}")
     if flags["swap"] and flags["batch-size"] % 2:
         fail(f"--batch-size {flags['batch-size']}: must be even with --swap, half of the batch is the swapped copy")
+    if flags["resume"] and flags["overwrite"]:
+        fail("--overwrite: starts anew, and --resume goes on; leave one of them out")
     try:
         torch.zeros(1, device=flags["device"]).item()
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -427,6 +430,7 @@ def make_env(task):
             sys.path.insert(0, str(REPOSITORY))
             import envs  # noqa: F401  registers PointMaze-v0
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
+            os.environ["MUJOCO_GL"] = "disable"  # nothing is drawn, and an OpenGL that is not there stops the import
             with redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         env = gym.make(TASKS.get(task, task))
@@ -554,7 +558,7 @@ def find_dataset(task, path):
     collector = REPOSITORY / "data" / "collect.py"
     if path is None and (task not in TASKS or not collector.exists()):
         fail(f"--dataset: give the .npz file with the data of {task}; the format is described in --help")
-    if path and not path.exists():
+    if path and not os.path.exists(path):  # False, too, for a name that is too long
         fail(f"--dataset {path}: does not exist" + "; without the flag it is collected" * (task in TASKS))
     path = path or REPOSITORY / "data" / "datasets" / f"{task}.npz"
     if not path.exists():
@@ -595,7 +599,9 @@ def graphed(agent, device):
 
 
 def train(agent_class, settings):
-    e, o, flags = settings.experiment, settings.optimisation, settings.flags()
+    e, o = settings.experiment, settings.optimisation
+    e.task = {name: task for task, name in TASKS.items()}.get(e.task, e.task)  # FetchReach-v4 is FetchReach
+    flags = settings.flags()
     check(flags)
     from torch.utils.tensorboard import SummaryWriter  # before anything is deleted or written
     if e.track:

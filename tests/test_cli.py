@@ -364,6 +364,12 @@ def test_bad_dataset(content, dataset, start, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"bad.npz", ".stdout", ".stderr"}, "wrote something"
 
 
+@pytest.mark.parametrize("name", ["missing.npz", "x" * 300])
+def test_no_dataset_of_this_name(name, start, tmp_path):
+    fails(start(DQAPG, "--dataset", name, "--updates", 20), f"--dataset {name}: does not exist")
+    assert {file.name for file in tmp_path.iterdir()} == {".stdout", ".stderr"}, "wrote something"
+
+
 @pytest.mark.parametrize("flags", [
     "--task Nowhere", "--task Nowhere-v0", "--task CartPole-v1", "--task no:Nowhere-v0", "--dataset no.npz",
     "--dataset .", "--updates 0", "--batch-size 0", "--batch-size -2", "--batch-size 33 --swap", "--hidden 0",
@@ -442,8 +448,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("flags, named", [
-    ("--updates 20", "--overwrite"), ("--resume --updates 20", "--updates"), ("--resume --lr 0.01", "--lr"),
-    ("--resume --hidden 16", "--hidden"), ("--resume --her-ratio 0.4", "--her-ratio"),
+    ("--updates 20", "--overwrite"), ("--resume --overwrite", "--overwrite"), ("--resume --updates 20", "--updates"),
+    ("--resume --lr 0.01", "--lr"), ("--resume --hidden 16", "--hidden"), ("--resume --her-ratio 0.4", "--her-ratio"),
     ("--resume --batch-size 64", "--batch-size"), ("--resume --variant alg3", "--variant"),
     ("--resume --dataset other.npz", "--dataset"),
     pytest.param("--overwrite --track", "--track", marks=pytest.mark.skipif(

@@ -324,12 +324,14 @@ def test_verify(copy, capsys):
     one_line(capsys, "standard errors", "--force")
 
 
-def test_training_reads_it(reach, tmp_path):
-    command = [sys.executable, ROOT / "algos" / "dqapg.py", "--task", "FetchReach", "--dataset", reach, "--swap", "--updates",
+@pytest.mark.parametrize("task, opengl", [("FetchReach", "egl"), ("FetchReach-v4", "nonsense")])
+def test_training_reads_it(task, opengl, reach, tmp_path):
+    """Under the task's name or its environment's, and with no OpenGL, as nothing is drawn."""
+    command = [sys.executable, ROOT / "algos" / "dqapg.py", "--task", task, "--dataset", reach, "--swap", "--updates",
                "5", "--eval-episodes", "2", "--threads", "1", "--out", tmp_path / "runs"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"MUJOCO_GL": opengl})
     assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
+    assert (tmp_path / "runs" / "FetchReach" / "dqapg-swap" / "1" / "result.json").exists()
 
 
 def test_training_warns_of_another_mujoco_version(copy, tmp_path):
