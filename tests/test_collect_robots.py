@@ -329,7 +329,8 @@ def test_training_reads_it(task, opengl, reach, tmp_path):
     """Under the task's name or its environment's, and with no OpenGL, as nothing is drawn."""
     command = [sys.executable, ROOT / "algos" / "dqapg.py", "--task", task, "--dataset", reach, "--swap", "--updates",
                "5", "--eval-episodes", "2", "--threads", "1", "--out", tmp_path / "runs"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"MUJOCO_GL": opengl})
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300,
+                            env=os.environ | {"MUJOCO_GL": opengl})
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "runs" / "FetchReach" / "dqapg-swap" / "1" / "result.json").exists()
 
