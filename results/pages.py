@@ -334,7 +334,8 @@ def short(results):
                          + " (stale)" * any(cell and cell.stale for cell in cells))
         if any(texts):
             lines.append(f"| {NAMES[method]} | {' | '.join(texts)} |")
-    sizes = {task: " or ".join(sorted({cell.size for (_, its, _), cell in results.cells.items() if its == task}))
+    sizes = {task: " or ".join(size for *_, size in sorted({(len(cell.seeds), cell.updates, cell.size) for (_, its, _),
+                                                            cell in results.cells.items() if its == task}))
              for task in tasks}
     return "\n".join([f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|", *lines, "",
                       f"Seeds × updates: {'; '.join(f'{task} {size}' for task, size in sizes.items())}."]
