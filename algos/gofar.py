@@ -442,37 +442,37 @@ def make_env(task):
     return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= rewards[-1]
 
 
-@torch.random.fork_rng()  # a policy that draws random numbers draws the same ones at every evaluation, and no others
-@torch.no_grad()
 def evaluate(agent, envs, task, reached, episodes, horizon, device):
     """Runs the policy on the fixed list of episodes: one dict per episode, with the achieved goals as "path".
 
     On PointMaze episode i starts in cluster i % 3 with a goal in cluster i // 3 % 3, so that all nine pairs come up.
+    A policy that draws random numbers draws the same ones at every evaluation, and training goes on as without it.
     """
     rows = []
-    torch.manual_seed(EVAL_SEED)
-    for first in range(0, episodes, envs.num_envs):
-        index = np.arange(first, first + envs.num_envs)
-        start, end = index % 3, index // 3 % 3
-        obs, _ = envs.reset(seed=[EVAL_SEED + int(i) for i in index],
-                            options={"start": start, "goal": end} if task == "PointMaze" else None)
-        desired, path, hits = obs["desired_goal"].copy(), [obs["achieved_goal"].copy()], []
-        alive, success = np.ones(len(index), bool), np.zeros(len(index), bool)
-        for _ in range(horizon):
-            state, goal = (torch.as_tensor(obs[k], dtype=torch.float32, device=device)
-                           for k in ("observation", "desired_goal"))
-            obs, _, terminated, truncated, _ = envs.step(agent.act(state, goal).cpu().numpy())
-            path.append(np.where(alive[:, None], obs["achieved_goal"], path[-1]))
-            hits.append(reached(obs["achieved_goal"], obs["desired_goal"]) & alive)
-            success = np.where(alive, hits[-1], success)
-            alive &= ~(terminated | truncated)
-        hits, path = np.stack(hits, 1), np.stack(path, 1)
-        for j, i in enumerate(index[:episodes - first]):
-            rows.append({"seed": EVAL_SEED + int(i), "return": int(hits[j].sum()), "success": bool(success[j]),
-                         "success_any": bool(hits[j].any()),
-                         "final_distance": float(np.linalg.norm(path[j, -1] - desired[j])), "path": path[j]})
-            if task == "PointMaze":  # the data goes from a to 3, b to 2 and c to 1
-                rows[-1] |= {"start": int(start[j]), "goal": int(end[j]), "seen": bool(start[j] + end[j] == 2)}
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(EVAL_SEED)
+        for first in range(0, episodes, envs.num_envs):
+            index = np.arange(first, first + envs.num_envs)
+            start, end = index % 3, index // 3 % 3
+            obs, _ = envs.reset(seed=[EVAL_SEED + int(i) for i in index],
+                                options={"start": start, "goal": end} if task == "PointMaze" else None)
+            desired, path, hits = obs["desired_goal"].copy(), [obs["achieved_goal"].copy()], []
+            alive, success = np.ones(len(index), bool), np.zeros(len(index), bool)
+            for _ in range(horizon):
+                state, goal = (torch.as_tensor(obs[k], dtype=torch.float32, device=device)
+                               for k in ("observation", "desired_goal"))
+                obs, _, terminated, truncated, _ = envs.step(agent.act(state, goal).cpu().numpy())
+                path.append(np.where(alive[:, None], obs["achieved_goal"], path[-1]))
+                hits.append(reached(obs["achieved_goal"], obs["desired_goal"]) & alive)
+                success = np.where(alive, hits[-1], success)
+                alive &= ~(terminated | truncated)
+            hits, path = np.stack(hits, 1), np.stack(path, 1)
+            for j, i in enumerate(index[:episodes - first]):
+                rows.append({"seed": EVAL_SEED + int(i), "return": int(hits[j].sum()), "success": bool(success[j]),
+                             "success_any": bool(hits[j].any()),
+                             "final_distance": float(np.linalg.norm(path[j, -1] - desired[j])), "path": path[j]})
+                if task == "PointMaze":  # the data goes from a to 3, b to 2 and c to 1
+                    rows[-1] |= {"start": int(start[j]), "goal": int(end[j]), "seen": bool(start[j] + end[j] == 2)}
     return rows
 
 
@@ -589,7 +589,8 @@ def graphed(agent, device):
 
 def train(agent_class, settings):
     e, o = settings.experiment, settings.optimisation
-    e.task = {name: task for task, name in TASKS.items()}.get(e.task, e.task)  # FetchReach-v4 is FetchReach
+    own = {name: task for task, name in TASKS.items()}  # FetchReach-v4, with its module or without, is FetchReach
+    e.task = own.get(re.sub("^(gymnasium_robotics|envs):", "", e.task), e.task)
     flags = settings.flags()
     check(flags)
     from torch.utils.tensorboard import SummaryWriter  # before anything is deleted or written
@@ -606,10 +607,11 @@ def train(agent_class, settings):
         fail(f"--out: {folder} already holds a run; --resume goes on with it, --overwrite starts anew")
 
     env, reached = make_env(e.task)
+    envs = gym.vector.SyncVectorEnv([lambda: env])
     if env.spec.vector_entry_point:
-        envs = gym.make_vec(env.spec.id, num_envs=e.eval_episodes, vectorization_mode="vector_entry_point")
-    else:
-        envs = gym.vector.SyncVectorEnv([lambda: env])
+        many = gym.make_vec(env.spec.id, num_envs=e.eval_episodes, vectorization_mode="vector_entry_point")
+        if many.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.SAME_STEP:  # which hides the last state
+            envs = many
     data, dataset_hash = load_dataset(find_dataset(e.task, e.dataset), e.task, env, e.strict)
     buffer = ReplayBuffer(data, settings.relabelling, reached, e.seed, device)
     agent = agent_class(settings, Normalizer(buffer, env.action_space), env.spec.max_episode_steps, device)
@@ -617,6 +619,13 @@ def train(agent_class, settings):
     if start >= o.updates:
         fail(f"--updates {o.updates}: {checkpoint} is already at update {start}")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+        fcntl.lockf(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # a lock lasts until its process ends
+        fail(f"--out: another process is training in {folder}; wait for it, or use another folder")
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        pass
     for name in () if e.resume else ("checkpoint.pt", "result.json", "paths.png", "events.out.tfevents.*"):
         for old in folder.glob(name):
             old.unlink()

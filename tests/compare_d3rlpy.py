@@ -257,7 +257,7 @@ def scores(task, method, updates, seed, batch_size, lr):
                 agent.update(batch, n)
             else:
                 theirs.impl.update(d3rlpy_batch(batch, normalizer), n - 1)
-        rows = module.evaluate(agent, envs, task, reached, 90, env.spec.max_episode_steps, "cpu")
+        rows = module.evaluate(agent, envs, task, reached, 90, env.spec.max_episode_steps, torch.device("cpu"))
         found.append(module.summary(rows))
     return [(score["return"], score["success"]) for score in found]
 

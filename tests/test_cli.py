@@ -74,7 +74,7 @@ def test_a_run_writes_its_results(script, start, tmp_path):
     names = {path.name.split(".tfevents")[0] for path in folder.iterdir()}
     assert names >= {"settings.json", "metrics.jsonl", "evaluations.jsonl", "result.json", "checkpoint.pt",
                      "paths.png", "events.out"}
-    assert not [name for name in names if name.startswith(".")], "temporary files"
+    assert [name for name in names if name.startswith(".")] == [".lock"], "temporary files"
     assert (folder / "paths.png").read_bytes().startswith(b"\x89PNG")
     settings = json.loads((folder / "settings.json").read_text())
     assert (settings["updates"], settings["hidden"], settings["swap"]) == (60, [32], bool(SWAP[script]))
@@ -148,9 +148,10 @@ def test_evaluation_equals_single_environments(monkeypatch):
     assert outcomes == {(True, True), (False, True), (False, False)}
 
 
-def test_an_evaluation_has_random_numbers_of_its_own():
+def test_an_evaluation_has_random_numbers_of_its_own(monkeypatch):
     """A policy that draws some draws the same at every evaluation, and training goes on as without it."""
     module = load_module(DQAPG)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # GPUs that are not used are not asked for their state
     _, reached = module.make_env("PointMaze")
     batch = gym.make_vec("PointMaze-v0", num_envs=9, vectorization_mode="vector_entry_point")
     agent, paths = SimpleNamespace(act=lambda obs, goal: 4 * torch.rand(9, 2) - 2), []
@@ -235,6 +236,29 @@ def test_each_form_of_an_update_is_recorded_once_and_then_replayed(monkeypatch):
 
 
 # --- kills and resuming
+def test_two_processes_do_not_train_in_one_folder(start, dataset, tmp_path):
+    """Neither before its first checkpoint nor after; once the first has ended, however it has, the folder is free."""
+    folder, other = tmp_path / "runs" / "PointMaze" / DQAPG.stem / "1", tmp_path / "other"
+    other.mkdir()
+    flags = ["--updates", 100_000, "--log-every", 1, "--eval-every", 100_000]
+    second = ["--task", "PointMaze", "--dataset", dataset, *SMALL, *flags, "--out", tmp_path / "runs"]
+    for how, every, tries in (([], 100_000, ([], ["--overwrite"])),
+                              (["--overwrite"], 1, (["--overwrite"], ["--resume"])),
+                              (["--resume"], 100_000, (["--resume"],))):
+        began = time.time_ns()
+        first = start(DQAPG, *flags, "--checkpoint-every", every, *how)
+        for name in ("metrics.jsonl", *(["checkpoint.pt"] if every == 1 else [])):
+            path = folder / name
+            first.wait_for(lambda: path.exists() and path.stat().st_mtime_ns > began and path.stat().st_size)
+        for again in tries:
+            done = rows_of(folder / "metrics.jsonl")[-1]["update"]
+            fails(Run(other, DQAPG, *second, *again), "--out", "another process", str(folder))
+            first.wait_for(lambda: rows_of(folder / "metrics.jsonl")[-1]["update"] > done)
+        assert first.signal(signal.SIGKILL).wait().status == -signal.SIGKILL
+        updates = [row["update"] for row in rows_of(folder / "metrics.jsonl")]
+        assert updates == list(range(1, len(updates) + 1))
+
+
 @each_script
 def test_a_killed_run_goes_on_bit_for_bit(script, start, tmp_path):
     """kill -9 at random moments (three times for DQAPG), then the rest, equals one run without a kill."""
@@ -531,7 +555,7 @@ def test_full_disk(finished, start, tmp_path):
     fails(start(DQAPG, "--updates", 40, "--resume", largest_file=50_000), "--out")
     after = contents(tmp_path / "runs")
     new = {path.name.split(".tfevents")[0] for path in after.keys() - before.keys()}
-    assert new == {"events.out"} and not [path for path in after if path.name.startswith(".")]
+    assert new == {"events.out"} and [path.name for path in after if path.name.startswith(".")] == [".lock"]
     checkpoint = next(path for path in before if path.name == "checkpoint.pt")
     assert after[checkpoint] == before[checkpoint]
 
@@ -606,6 +630,33 @@ def test_a_script_alone_in_a_folder(script, tmp_path):
         fails(Run(tmp_path, copy, "--task", "PointMaze", "--updates", 5), "--task PointMaze")
         for task in ("toymodule:Toy-v0", "FetchReach"):
             fails(Run(tmp_path, copy, "--task", task, "--seed", 2), "--dataset")
+
+
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+def test_a_vector_environment_of_its_own(mode, tmp_path):
+    """It evaluates, unless it starts the next episode at once: its last states are not those of the episode."""
+    toy = TOY.replace("self.x > 3, False", "False, False").replace(
+        "max_episode_steps=10)", "max_episode_steps=10, vector_entry_point=many)")
+    (tmp_path / "toymodule.py").write_text(toy.replace("gym.register", f"""
+def many(num_envs, **kwargs):
+    print("here are", num_envs)
+    limited = lambda: gym.wrappers.TimeLimit(Toy(), 10)
+    return gym.vector.SyncVectorEnv([limited] * num_envs, autoreset_mode=gym.vector.AutoresetMode.{mode})
+
+gym.register"""))
+    shutil.copy(DQAPG, tmp_path)
+    rng, files = np.random.default_rng(0), []
+    np.savez(tmp_path / "toy.npz", observations=rng.normal(size=(20, 11, 2)), desired_goals=rng.normal(size=(20, 1)),
+             achieved_goals=rng.normal(size=(20, 11, 1)), actions=rng.uniform(-1, 3, (20, 10, 1)))
+    for text in ((tmp_path / "toymodule.py").read_text(), toy.replace(", vector_entry_point=many", "")):
+        (tmp_path / "toymodule.py").write_text(text)
+        flags = ["--task", "toymodule:Toy-v0", "--dataset", "toy.npz", *SMALL, "--updates", 20, "--out", len(files)]
+        run = Run(tmp_path, tmp_path / DQAPG.name, *flags).wait()
+        assert run.status == 0 and ("here are 9" in run.out) == (not files), run.err
+        files.append(rows_of(tmp_path / str(flags[-1]) / "toymodule:Toy-v0" / DQAPG.stem / "1" / "evaluations.jsonl"))
+    for one, by_one in zip(*(rows[-1]["episodes"] for rows in files), strict=True):
+        assert one.pop("final_distance") == pytest.approx(by_one.pop("final_distance"), abs=1e-4)
+        assert one == by_one
 
 
 def test_what_is_reached_is_asked_with_the_achieved_goal_first(tmp_path, monkeypatch):

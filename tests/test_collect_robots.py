@@ -324,7 +324,8 @@ def test_verify(copy, capsys):
     one_line(capsys, "standard errors", "--force")
 
 
-@pytest.mark.parametrize("task, opengl", [("FetchReach", "egl"), ("FetchReach-v4", "nonsense")])
+@pytest.mark.parametrize("task, opengl", [("FetchReach", "egl"), ("FetchReach-v4", "nonsense"),
+                                          ("gymnasium_robotics:FetchReach-v4", "nonsense")])
 def test_training_reads_it(task, opengl, reach, tmp_path):
     """Under the task's name or its environment's, and with no OpenGL, as nothing is drawn."""
     command = [sys.executable, ROOT / "algos" / "dqapg.py", "--task", task, "--dataset", reach, "--swap", "--updates",
