@@ -732,6 +732,15 @@ def write(contents):
             path.unlink(missing_ok=True)
 
 
+def foreign(path):
+    """The file that a dataset's manifest would replace, if it is there and is no manifest; else None."""
+    beside = path.with_suffix(".json")
+    try:
+        return None if not beside.exists() or "sha256" in json.loads(beside.read_bytes()) else beside
+    except (ValueError, TypeError):
+        return beside
+
+
 def with_manifest(path, content, manifest):
     """What write() is given for a dataset: the file, and its manifest beside it."""
     return {path: content, path.with_suffix(".json"): (json.dumps(manifest, indent=1) + "\n").encode()}
@@ -810,6 +819,8 @@ def main():
             return
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out):  # whoever comes second waits here, then finds the file
+            if not args.force and (other := foreign(out)):
+                fail(f"--out {out}: its manifest would replace {other}, which is none; name another, or --force it")
             if out.exists() and not args.force:
                 manifest = check_existing(out, args, digest)
                 write({out.with_suffix(".json"): (json.dumps(manifest, indent=1) + "\n").encode()})

@@ -40,7 +40,7 @@ from unittest import mock
 
 import gymnasium as gym
 import numpy as np
-from collect import REPOSITORY, check_manifest, describe, other_mujoco, parse, sha256, with_manifest, write
+from collect import REPOSITORY, check_manifest, describe, foreign, other_mujoco, parse, sha256, with_manifest, write
 from tqdm import tqdm
 
 HAND = "HandManipulateBlockRotate"
@@ -276,6 +276,12 @@ def choose(parts, args):
     return {name: np.concatenate([part[name][mask] for part, mask in zip(parts, keep)]) for name in parts[0]}
 
 
+def task_of(name):
+    """A task by its name or its environment's id, with a module before it or not, as algos/ know it; others as given."""
+    known = {env_id: task for task, env_id in TASKS.items()}
+    return name and known.get(re.sub("^(gymnasium_robotics|envs):", "", name), name)
+
+
 def make_env(task):
     """The environment, its rule reached(achieved (B, dim), goal (B, dim)) -> bool (B,), the reward there."""
     try:
@@ -283,7 +289,8 @@ def make_env(task):
             sys.path.insert(0, str(REPOSITORY))
             import envs  # noqa: F401  registers PointMaze-v0
         elif TASKS.get(task, task) not in gym.registry and ":" not in task:
-            with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice on other environments
+            # it prints a notice on other environments, and nothing is drawn here, so that no OpenGL is needed
+            with contextlib.redirect_stderr(io.StringIO()), mock.patch.dict(os.environ, MUJOCO_GL="disable"):
                 import gymnasium_robotics  # noqa: F401  registers the Fetch and Hand environments
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is a newer version of it
@@ -337,7 +344,7 @@ def make_manifest(arrays, args, env, origins, clipped):
     """The manifest that came with the data if they are unchanged, else a new one that tells their origin."""
     known = origins[0].get("manifest", {})
     if known.get("sha256") == {name: sha256(array) for name, array in arrays.items()}:
-        return known
+        return known | {"task": args.task}
     manifest = describe(arrays, args, env.spec.id)
     if "lengths" in arrays:  # success in the last state of an episode, not at the end of its row
         last = np.take_along_axis(arrays["success"], arrays["lengths"][:, None] - 1, axis=1)[:, 0]
@@ -422,6 +429,8 @@ def check_out(out, force):
             fail(f"--out {out}: is there already; name another version or delete it with `minari delete`")
     elif not out.endswith(".npz"):
         fail(f"--out {out}: must end in .npz or be minari:<dataset id>")
+    elif not force and not os.path.exists(out) and (other := foreign(Path(out))):
+        fail(f"--out {out}: its manifest would replace {other}, which is none; name another, or --force it")
     elif os.path.exists(out) and not force:  # unlike Path.exists without an error for a folder it may not enter
         fail(f"--out {out}: is there already; --force replaces it")
 
@@ -434,8 +443,7 @@ def convert(args):
     if shapes[0] != shapes[-1]:
         fail(f"--random-source {args.random_source}: its arrays differ from --source's in name or size")
     manifests = [origin.get("manifest", {}) for origin in origins]
-    names = [manifest.get("task") or next((name for name in TASKS if TASKS[name] == origin.get("env_id")),
-                                          origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
+    names = [task_of(manifest.get("task") or origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
     if len({name for name in names if name}) > 1:
         fail(f"--random-source {args.random_source}: is of {names[1]}, --source of {names[0]}; name two of one task")
     for (source, _), origin, name in zip(sources, origins, names):
@@ -446,8 +454,8 @@ def convert(args):
             print(f"convert.py: warning: {message}", file=sys.stderr)
     arrays = choose(parts, args)
 
-    told = manifests[0].get("task")
-    task = args.task or names[0]
+    told = task_of(manifests[0].get("task"))
+    task = task_of(args.task) or names[0]
     if not task:
         fail(f"--task: {args.source} does not say it; name {', '.join(TASKS)} or the id of an environment")
     if told not in (None, task):

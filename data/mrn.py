@@ -17,6 +17,7 @@ A run lives in runs/experts/<task>/:
     args.json                   settings and versions
 """
 
+import atexit
 import contextlib
 import dataclasses
 import hashlib
@@ -305,7 +306,8 @@ class Collector:
 
 def collect_worker(pipe, task, count):
     """A process that answers requests (networks, arguments of Collector.run) until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows only now
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes, one is for the trainer to end a cycle with
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     collector = Collector(task, count)
     try:
@@ -332,6 +334,7 @@ class Collectors:
                 context.Process(target=collect_worker, args=(theirs, task, share), daemon=True).start()
             theirs.close()
             self.pipes.append(pipe)
+            atexit.register(pipe.close)  # which ends the worker, before multiprocessing waits for it
 
     def run(self, actor, normaliser, seeds, rng_seed=None, **exploration):
         """Runs an episode from each seed, `count` at a time; returns the dict of Collector.run.

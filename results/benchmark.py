@@ -544,6 +544,8 @@ def main():
     cells = list_cells(methods, tasks, options.swap, seeds, options.protocol, extra, options.gpus)
     if not cells:
         fail(f"--swap {options.swap}: {'; '.join(f'{m} refuses it: {SWAPPING[m][1]}' for m in methods)}")
+    if any(cell.task == "PointMaze" and cell.flags["eval-episodes"] < 3 for cell in cells):
+        fail("--eval-episodes after --: PointMaze needs 3 or more, so that demonstrated and other pairs come up")
 
     if options.dry_run:
         rows = Rows()
@@ -556,7 +558,8 @@ def main():
         return submit(cells, [*arguments, "--", *extra], options)
     if not options.array_task and (held := lock(RUNS / f".benchmark-{socket.gethostname()}.lock")) is None:
         fail("another benchmark runs in this folder on this machine; let it end, or stop it and call this one again")
-    return Runner(cells, options.jobs or len(os.sched_getaffinity(0)), options.array_task).run()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return Runner(cells, options.jobs or cores, options.array_task).run()
 
 
 if __name__ == "__main__":

@@ -72,16 +72,16 @@ def short(number):
 
 
 class Results:
-    """The cells. Of each task one protocol is shown: one of PROTOCOLS, else one with flags of its own, else runs that
-    belong to none; among those the one with most cells, then most updates, then by name. Of a cell the runs that are
-    not stale come first, then the setting with most seeds, then most updates."""
+    """The cells. Of each task one protocol is shown, on one dataset: one of PROTOCOLS, else one with flags of its own,
+    else runs that belong to none; among those the one with most cells, then most updates, then by name. Of a cell the
+    runs that are not stale come first, then the setting with most seeds, then most updates."""
 
     def __init__(self, rows, setting, current):
         """setting(row): a hashable value, what must be equal within a cell; current: {method: hash of its file}."""
         groups = {}
         for row in rows:
-            place = row["flags"]["task"], row.get("protocol") or "", line(row), row["flags"]["swap"]
-            same = setting(row), row["file_sha256"], row["data"], row["updates"]
+            place = row["flags"]["task"], (row.get("protocol") or "", row["data"]), line(row), row["flags"]["swap"]
+            same = setting(row), row["file_sha256"], row["updates"]
             groups.setdefault(place, {}).setdefault(same, []).append(row)
         self.cells, self.protocol = {}, {}
         for task in TASKS:
@@ -93,8 +93,8 @@ class Results:
                          for group in variants.values()),
                         key=lambda cell: (not cell.stale, len(cell.seeds), cell.updates, str(setting(cell.rows[0]))))
             if by_protocol:
-                self.protocol[task], chosen = max(by_protocol.items(), key=lambda item: (
-                    item[0] in PROTOCOLS, item[0] != "", len(item[1]),
+                (self.protocol[task], _), chosen = max(by_protocol.items(), key=lambda item: (
+                    item[0][0] in PROTOCOLS, item[0][0] != "", len(item[1]),
                     max(cell.updates for cell in item[1].values()), item[0]))
                 self.cells |= {(method, task, swap): cell for (method, swap), cell in chosen.items()}
 
@@ -231,7 +231,8 @@ def common_tasks(results):
     """For the aggregates: tasks that have an expert's card and at least half of all cells (method, swap) that have two
     seeds and have not gone stale, and the cells that have all of these tasks. Of each cell the same number of seeds,
     the first ones, so that no task and no method counts for more than another."""
-    usable = {place: cell for place, cell in results.cells.items() if not cell.stale and len(cell.seeds) > 1}
+    usable = {place: cell for place, cell in results.cells.items()
+              if not cell.stale and len(cell.seeds) > 1 and place[0] in NAMES}
     entries = sorted({(method, swap) for method, _, swap in usable},
                      key=lambda entry: (list(NAMES).index(entry[0]), entry[1]))
     tasks = [task for task in results.tasks() if expert_return(task) and entries and sum(

@@ -177,6 +177,7 @@ def on_card(task, bits):
 
 def add(folders):
     """Appends the finished runs in `folders` that are not there yet."""
+    from compare import TASKS  # imports scipy
     rows = read_rows()
     known = {key(row): row for row in rows}
     for folder in map(Path, folders):
@@ -202,6 +203,12 @@ def add(folders):
         row |= {"paths": paths} if paths else {}
         row |= {"hardware": hardware(row["flags"].get("device", "cpu"))}
         row["versions"] = row.get("versions", {}) | {name: installed(name) for name in ("mujoco", "gymnasium-robotics")}
+        try:
+            check_row(row)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            fail(f"{folder}: the tables and figures cannot show this run ({error!r}); no row was added")
+        if row["flags"]["task"] not in TASKS:
+            fail(f"{folder}: is of {row['flags']['task']}, the tables show {', '.join(TASKS)}; no row was added")
         if key(row) not in known:
             known[key(row)] = row
             rows.append(row)

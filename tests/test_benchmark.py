@@ -242,6 +242,23 @@ def test_flags_of_one_method_in_one_protocol(tmp_path):
     assert {(cell.flags["batch-size"], cell.flags["samples"]) for cell in extra} == {(256, 10)}
 
 
+def test_too_few_episodes_for_pointmaze_are_refused_before_anything_runs(clone):
+    words = "--seeds", "2", "--swap", "no", "--dry-run", "--tasks"
+    status, out, err = clone.call(*words, "PointMaze", "--", *SMALL, "--eval-episodes", "2")
+    assert status == 2 and err.count("\n") == 1 and "--eval-episodes" in err and not out
+    assert clone.call(*words, "FetchPush", "--", *SMALL, "--eval-episodes", "2")[0] == 0
+
+
+def test_without_jobs_where_the_cores_of_a_process_are_not_known(clone):
+    """On macOS os has no sched_getaffinity."""
+    code = ("import os, runpy, sys; del os.sched_getaffinity; sys.path.insert(0, 'results'); "
+            "runpy.run_path('results/benchmark.py', run_name='__main__')")
+    words = ["--seeds", "2", "--swap", "no", "--tasks", "PointMaze", "--", *SMALL]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=clone.folder, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0 and len(clone.rows()) == 1, done.stderr
+
+
 def test_wgcsl_runs_as_the_paper_used_it_and_as_its_authors_have_it(clone, fake_slurm):
     """Two methods of one file: own settings, own folders, own rows, in one protocol."""
     names = ["wgcsl", "wgcsl-official"]

@@ -294,6 +294,18 @@ def test_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", ['{"my": "settings"}', "no JSON", "[]", "7"])
+def test_a_file_that_is_no_manifest_stays(content, tmp_path, capsys):
+    (tmp_path / "maze.json").write_text(content)
+    flags = "--out", tmp_path / "maze.npz", "--episodes-per-pair", 1
+    assert run(*flags) == 2
+    one_line(capsys, "maze.json, which is none")
+    assert (tmp_path / "maze.json").read_text() == content and not (tmp_path / "maze.npz").exists()
+    assert not run(*flags, "--force")
+    manifest, _ = load(tmp_path / "maze.npz")
+    assert json.loads((tmp_path / "maze.json").read_text()) == manifest
+
+
 def test_out_that_is_a_folder(tmp_path, capsys):
     (tmp_path / "maze.npz").mkdir()
     assert run("--out", tmp_path / "maze.npz") == 2

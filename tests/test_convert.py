@@ -15,6 +15,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Run
 from speed import load
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -276,6 +277,39 @@ def test_another_mujoco_version(capsys):
     with pytest.raises(SystemExit):  # its arrays are PointMaze's
         run("--source", "old.npz", "--out", "x.npz")
     assert "warning: old.npz: was made with mujoco 3.8.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["PointMaze-v0", "envs:PointMaze-v0"])
+def test_an_environments_id_is_its_task(named, tmp_path, capsys):
+    """As in algos/, which train on the file under either name."""
+    assert made("--source", dump("b.pkl", walks()), task=named)[1]["task"] == "PointMaze"
+    _, manifest = made("--source", "made.npz", task=named)  # of a file that says PointMaze
+    assert manifest["task"] == "PointMaze"
+    with np.load("made.npz") as file:  # a file that earlier versions wrote
+        np.savez("old.npz", **dict(file) | {"manifest": np.array(json.dumps(manifest | {"task": "PointMaze-v0"}))})
+    run("--source", "old.npz", "--out", "new.npz")
+    assert read("new.npz")[1]["task"] == "PointMaze"
+    trained = Run(tmp_path, DATA.parent / "algos" / "gcsl.py", "--task", named, "--dataset", "new.npz", "--updates", 2,
+                  "--batch-size", 4, "--hidden", 8, "--eval-episodes", 3).wait()
+    assert trained.status == 0, trained.err
+
+
+def test_no_opengl_is_needed():
+    flags = ["--source", dump("b.pkl", walks()), "--task", "FetchReach-v4", "--out", "x.npz"]
+    result = subprocess.run([sys.executable, DATA / "convert.py", *flags], capture_output=True, text=True,
+                            env=os.environ | {"MUJOCO_GL": "nonsense"})
+    assert "MUJOCO_GL" not in result.stderr and "(5, 7, 10)" in result.stderr, "the walks are PointMaze's"
+
+
+def test_a_file_that_is_no_manifest_stays(capsys):
+    Path("x.json").write_text('{"my": "settings"}')
+    source = "--source", dump("b.pkl", walks()), "--task", "PointMaze", "--out", "x.npz"
+    assert "--out x.npz" in refused(capsys, *source) and Path("x.json").read_text() == '{"my": "settings"}'
+    run(*source, "--force")
+    read("x.npz")
+    Path("x.npz").unlink()
+    run(*source)  # beside a manifest that has lost its dataset
+    read("x.npz")
 
 
 def test_flags(capsys):

@@ -157,6 +157,25 @@ def test_swap_filter_in_the_actor_loss(swap_filter, kept):
     torch.testing.assert_close(it.actor.shift.grad[:3], mask * (torch.tensor(w1)[:, None] * DELTA + 2 / mean(q)))
 
 
+def test_td3bc_filter_looks_at_the_value_of_the_policys_action():
+    module, it = agent("td3bc", target_noise=0.0, swap_filter="reachable")
+    it.critic.rows.data[0, 1] = -50.3  # the second transition's; 0.6 more for the action of the policy, H / 2 is 50
+    assert float(it.update(batch(module), 2)["kept"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("variant", ["alg3", "fig9", "eq34"])
+def test_dqapg_advantage_is_of_the_values_before_the_step(variant):
+    weights = []
+    for lr in (0.0, 0.5):
+        module, it = agent("dqapg", variant=variant)
+        for name in ("critic", "value"):
+            it.optimizers[name].param_groups[0]["lr"] = lr
+        before = it.critic.rows.detach().clone()
+        weights.append(float(it.update(batch(module), 2)["weight"]))
+        assert torch.equal(it.critic.rows, before) == (lr == 0)
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("method, variant", [("dqapg", "alg3"), ("dqapg", "fig9"), ("dqapg", "eq34"), ("td3bc", None)])
 def test_gradients_flow_where_they_must_and_nowhere_else(method, variant):
     module, it = agent(method, **({"variant": variant} if variant else {"target_noise": 0.0}))

@@ -177,10 +177,23 @@ def test_am_gofar(monkeypatch):
     assert it.critic_target.rows.grad is None and it.actor_target.shift.grad is None
 
 
+class GoalActor(TableActor):
+    """Adds a quarter of the goal to both coordinates, which moves the value of an action by the goal."""
+
+    def forward(self, obs, goal):
+        return super().forward(obs, goal) + goal / 4
+
+
+def test_am_gofar_asks_for_the_next_action_under_the_old_goal_too(monkeypatch):
+    it, b = am(monkeypatch, [-10.0, -2, -50, 0, 0, 0], [0.0, 0, 0, -5, -3, -120], [-1.0, -2, -4])
+    it.actor_target = GoalActor(torch.zeros(6, 2))  # next values of test_am_gofar, and -1, -2, -4: -7, -7, -128
+    assert numbers(it.update(b, 1))["critic_loss"] == pytest.approx((6.5**2 + 3.5**2 + 48**2) / 3 - 69 / 3)
+
+
 def test_am_official(monkeypatch):
     it, b = am(monkeypatch, [0.5, 0.3, 0.1, 0, 0, 0], [0.0, 0, 0, 0.2, 0.6, 0.8], [0.1, 0.2, 0.4], variant="official")
     # new goals 0.1, 0.4, 0.2: Q(s, a) 0.6, 0.7, 0.3; Q'/2 under the new ones 0.15, 0.5, 0.5
-    metrics = numbers(it.update(b._replace(offset=torch.tensor([3.0, 1, math.inf])), 1))
+    metrics = numbers(it.update(b._replace(offset=torch.tensor([3.0, 1, 2])), 1))
     # the second is the last step before its hindsight goal, so its own value is its label
     conservative = (0.6**2 + 0.7**2 + 0.3**2) / 3
     assert metrics["critic_loss"] == pytest.approx((0.45**2 + 0 + 0.2**2) / 3 + conservative)
@@ -305,7 +318,8 @@ class HalfSquare(nn.Module):
 def test_gofar_penalty_is_taken_between_the_pairs(monkeypatch):
     _, it = agent("gofar")
     it.discriminator.net = HalfSquare()
-    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.tensor([[0.25], [1.0]]))
+    share = {(2, 1): torch.tensor([[0.25], [1.0]])}  # one for each pair
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: share[shape])
     goal, achieved = torch.tensor([[4.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 4.0], [5.0, 5.0]])
     # 0.25 goal + 0.75 achieved = 1, 3; and 0, 3
     assert it.discriminator.penalty(goal, achieved).item() == pytest.approx(((10**0.5 - 1) ** 2 + 2**2) / 2)

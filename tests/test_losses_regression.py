@@ -124,6 +124,15 @@ def test_crr_baseline_is_the_mean_over_actions_of_the_policy(monkeypatch):
     assert not list(noise)
 
 
+def test_crr_baseline_is_a_mean_over_as_many_actions_as_asked_for(monkeypatch):
+    module, it = crr(policy_std=0.1, action_samples=2)
+    noise = iter([0.0, -1.0, 1.0])
+    monkeypatch.setattr(torch, "randn_like", lambda pi: torch.full_like(pi, next(noise)))
+    metrics = {name: float(value) for name, value in it.update(batch(module), 2).items()}
+    assert metrics["q_pi"] == pytest.approx((-12.3 - 1.95 - 50) / 3) and not list(noise)
+    check_actor(it, metrics, [1.0, 0.0, 0.0])  # advantages 0.3, -0.05, 0
+
+
 def test_crr_actions_of_the_policy_stay_in_the_action_space():
     _, it = crr(policy_std=10.0)
     drawn = it.draw(torch.full((500, 2), 0.5))

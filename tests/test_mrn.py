@@ -4,10 +4,13 @@ import contextlib
 import copy
 import io
 import json
+import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -356,6 +359,28 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(made, tmp_path):
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, parts)]
     names = "steps", "critic_loss", "actor_loss", "q"
     assert [[row[name] for name in names] for row in logs[0]] == [[row[name] for name in names] for row in logs[1]]
+
+
+def test_a_signal_to_all_processes_ends_a_cycle_with_a_checkpoint(tmp_path):
+    """As a service manager or a scheduler sends it: to the workers too."""
+    flags = {"task": "FetchReach", "runs": tmp_path, "workers": 2, "steps": 10**6, "cycles-per-epoch": 1, "batch-size": 32,
+             "eval-episodes": 2, "episodes-per-cycle": 2, "updates-per-cycle": 3, "replay-size": 5000}
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    process = subprocess.Popen([sys.executable, ROOT / "data" / "mrn.py", *words], text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = tmp_path / "FetchReach" / "log.jsonl"
+    try:
+        end = time.monotonic() + 120
+        while not log.exists() or not log.read_text():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGTERM and "--resume goes on" in out and "died" not in err, err
+    assert (tmp_path / "FetchReach" / "checkpoint.pt").exists()
 
 
 def test_resuming_from_the_small_checkpoint(made, tmp_path):

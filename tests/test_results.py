@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -684,6 +685,18 @@ def test_the_papers_own_numbers_are_judged_by_the_same_rules():
     assert papers["DQAPG is best, or shares the best place, on all nine tasks"][0] == "holds"
 
 
+def test_cells_of_a_task_are_of_one_dataset():
+    """Four seeds with swapping on data of one's own are not compared with two without it on the usual data."""
+    usual = [row(m, "FetchPush", swap, seed, 20.0 + 5 * swap) for m in ("td3bc", "dqapg") for swap in (False, True)
+             for seed in (1, 2)]
+    other = [row("td3bc", "FetchPush", True, seed, 5.0, data="2", dataset_sha256="2") for seed in (1, 2, 3, 4)]
+    for rows in (usual + other, other + usual):
+        shown = results(*rows)
+        assert shown.cell("td3bc", "FetchPush", True).returns.tolist() == [25.0, 25.0]
+        assert shown.swap_effect("td3bc", "FetchPush").tolist() == [5.0, 5.0]
+    assert results(*other).cell("td3bc", "FetchPush", True).seeds == [1, 2, 3, 4]
+
+
 # --- aggregates and figures
 def test_normalised_scores_and_common_tasks():
     rows = [row(m, task, False, seed, 10.0 * seed) for m in ("dqapg", "td3bc") for task in ("PointMaze", "FetchReach")
@@ -693,6 +706,8 @@ def test_normalised_scores_and_common_tasks():
     expert = json.loads((REPOSITORY / "data/experts/FetchReach.json").read_text())["evaluation"]["return"]
     assert samples["dqapg", False][0].tolist() == [10 / expert, 20 / expert]
     assert compare.common_tasks(results(*rows, stale=list(compare.NAMES))) == ([], {})
+    mine = [row("mine", task, False, seed) for task in ("PointMaze", "FetchReach") for seed in (1, 2)]
+    assert compare.common_tasks(results(*rows, *mine))[0] == tasks, "a method of one's own has a row, but no name"
     # a third seed of one cell must not make its task count for more
     third = row("dqapg", "PointMaze", False, 3, 30.0)
     samples = compare.common_tasks(results(*rows, third))[1]
@@ -893,6 +908,25 @@ def test_add_takes_a_run_once_and_refuses_what_is_none(folder, capsys):
     assert "out" not in added["flags"] and "paths" not in added and added["curve"] == [[7000, 10.0, 1.0, 1.0]]
     report.add([finished_run(folder / "2", seed=2, flags={"out": "runs"})])
     assert "protocol" not in report.read_rows()[1]
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"task": "toymodule:Toy-v0"}, "toymodule:Toy-v0"), ({"method": "nosuch"}, "algos/nosuch.py"),
+    ({"scores": {"return": 1.0, "success": 1.0}}, "seen_success"), ({"value": math.nan}, "finite")])
+def test_a_run_that_the_tables_cannot_show_is_no_row(folder, changes, named, capsys):
+    """Else one such row stops every later command, until it is taken out by hand."""
+    before = report.ROWS.read_bytes()
+    changes = {"task": "PointMaze"} | changes
+    run = finished_run(folder / "1", **changes)
+    if "scores" in changes:
+        done = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(done | {"scores": changes["scores"]}))
+    with pytest.raises(SystemExit) as stopped:
+        report.add([run])
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and line.count("\n") == 1 and named in line and str(run) in line
+    assert report.ROWS.read_bytes() == before
+    report.read_rows()
 
 
 def test_a_row_holds_the_last_evaluation_and_the_returns_of_the_first(folder):
