@@ -73,8 +73,8 @@ def short(number):
 
 class Results:
     """The cells. Of each task one protocol is shown, on one dataset: one of PROTOCOLS, else one with flags of its own,
-    else runs that belong to none; among those the one with most cells, then most updates, then by name. Of a cell the
-    runs that are not stale come first, then the setting with most seeds, then most updates."""
+    else runs that belong to none; among those the one with most cells, then most updates, then most runs, then by name.
+    Of a cell the runs that are not stale come first, then the setting with most seeds, then most updates."""
 
     def __init__(self, rows, setting, current):
         """setting(row): a hashable value, what must be equal within a cell; current: {method: hash of its file}."""
@@ -95,7 +95,8 @@ class Results:
             if by_protocol:
                 (self.protocol[task], _), chosen = max(by_protocol.items(), key=lambda item: (
                     item[0][0] in PROTOCOLS, item[0][0] != "", len(item[1]),
-                    max(cell.updates for cell in item[1].values()), item[0]))
+                    max(cell.updates for cell in item[1].values()),
+                    sum(len(cell.seeds) for cell in item[1].values()), item[0]))
                 self.cells |= {(method, task, swap): cell for (method, swap), cell in chosen.items()}
 
     def cell(self, method, task, swap, stale=True):

@@ -281,7 +281,8 @@ def final_paths(folder, row):
         agent.load_state_dict(torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["agent"])
         count = flags["eval-episodes"]
         envs = gym.make_vec(env.spec.id, num_envs=count, vectorization_mode="vector_entry_point")
-        episodes = module.evaluate(agent, envs, "PointMaze", reached, count, env.spec.max_episode_steps, "cpu")
+        episodes = module.evaluate(agent, envs, "PointMaze", reached, count, env.spec.max_episode_steps,
+                                   torch.device("cpu"))
     except (Exception, SystemExit) as error:
         print(f"{folder}: no paths, its policy cannot be replayed ({type(error).__name__}: {error})", file=sys.stderr)
         return None
