@@ -707,7 +707,9 @@ def test_normalised_scores_and_common_tasks():
     assert samples["dqapg", False][0].tolist() == [10 / expert, 20 / expert]
     assert compare.common_tasks(results(*rows, stale=list(compare.NAMES))) == ([], {})
     mine = [row("mine", task, False, seed) for task in ("PointMaze", "FetchReach") for seed in (1, 2)]
-    assert compare.common_tasks(results(*rows, *mine))[0] == tasks, "a method of one's own has a row, but no name"
+    current = dict.fromkeys([*compare.NAMES, "mine"], "now")
+    own = compare.common_tasks(compare.Results([*rows, *mine], report.setting, current))
+    assert own[0] == tasks and set(own[1]) == set(samples), "a method of one's own has rows, but no name"
     # a third seed of one cell must not make its task count for more
     third = row("dqapg", "PointMaze", False, 3, 30.0)
     samples = compare.common_tasks(results(*rows, third))[1]
