@@ -49,8 +49,8 @@ TASKS = ("PointMaze", "FetchReach", "FetchPush", "HandBlockZ", "FetchPick", "Fet
 # 20,000 updates: its authors' batch of 256 and 4 samples of each kind for 10 make it nearly five times as fast. Its
 # weight of 5 can raise values by 2.5 a step where a step costs 1, and with its step size of 3e-4 its temperature is
 # slow to fall: on FetchPush it returned 4.0 after 5,000 updates, like a policy that never moves the block, with
-# Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is 5 for rewards of -10, 10.7 (one seed; docs/cql.md). What is
-# said of FetchReach and FetchPush here was seen on data of an expert that did not explore (docs/studies.md).
+# Table 5's 1e-3 5.4, with a weight of 0.5 as well, which is about 5 for rewards of -10, 10.7 (one seed; docs/cql.md).
+# What is said of FetchReach and FetchPush here was seen on data of an expert that did not explore (docs/studies.md).
 # paper: fp32, the scripts' default.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "eval-episodes": 50, "precision": "fp32"})},  # Sec. 5
@@ -220,6 +220,14 @@ def protocol_words(extra):
     return words
 
 
+def own_protocol(method, settings, words, task):
+    """Do flags after -- change a setting or the data of a run? With --alpha 1, the default, it belongs to its cell."""
+    plain, path = settings_of(method, words), settings["dataset"]
+    default = report.DATASETS / f"{task}.npz"
+    return (report.setting({"method": method, "flags": settings}) != report.setting({"method": method, "flags": plain})
+            or bool(path) and Path(path).resolve() != default.resolve())
+
+
 def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
     """The cells in the order in which they run."""
     cells, device = [], ["--device", "cuda", *["--cuda-graphs"] * ("--compile" not in extra)] * (gpus > 0)
@@ -237,19 +245,21 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
             number, flags = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
             own = METHOD_FLAGS[protocol].get(line, {})
             flags, version = flags | own, f"-{own['variant']}" if "variant" in own else ""
-            arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))] + device + extra
+            words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+            arguments = words + device + extra
             if tuple(arguments) not in parsed:
                 parsed[tuple(arguments)] = settings_of(method, arguments)
                 path = parsed[tuple(arguments)]["dataset"]
                 if path and not Path(path).exists():
                     fail(f"--dataset {path}: does not exist; give a path from {REPOSITORY}, or from /")
+            its_suffix = suffix if suffix and own_protocol(method, parsed[tuple(arguments)], words, task) else ""
             for rank, seed in enumerate(seeds or range(1, number + 1)):
                 step = next((i for i, (its_tasks, its_methods, its_seeds) in enumerate(ORDER) if task in its_tasks
                              and (its_methods is None or method in its_methods) and rank < its_seeds), len(ORDER))
                 for s in swaps:
                     cells.append(((step, rank, TASKS.index(task)), Cell(
                         line, method, task, s, seed,
-                        RUNS / f"{protocol}{suffix}" / (sha[:12] + version),
+                        RUNS / f"{protocol}{its_suffix}" / (sha[:12] + version),
                         parsed[tuple(arguments)] | {"task": task, "swap": s, "seed": seed}, arguments, sha)))
     cells = [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
     once = {(cell.setting, cell.seed): cell for cell in reversed(cells)}  # flags after -- can make two versions one

@@ -282,7 +282,8 @@ def plan(results):
     if samples:
         seeds = len(next(iter(samples.values()))[0])
         which = f"Tasks: {', '.join(tasks)}; methods that have two seeds or more on all of them; the first {seeds} " \
-                "seeds of each. Bands and bars: 95 % intervals, bootstrap stratified by task."
+                "seeds of each. Bands and bars: 95 % intervals, bootstrap stratified by task, which are " \
+                "too narrow where seeds are few."
         found["iqm.png"] = f"Interquartile means. {which}", lambda: aggregate_iqm(samples)
         found["profiles.png"] = f"Performance profiles. {which}", lambda: aggregate_profiles(samples)
         if comparisons(samples):

@@ -85,7 +85,8 @@ def effects(results):
     tests = {place: c for place, (a, b) in pairs.items() if not a.stale and (c := compare(a.returns, b.returns))}
     corrected = dict(zip(tests, holm([c.p for c in tests.values()])))
     lines = ["| task | method | seeds × updates | without | with | difference, paired over seeds | 95 % interval | "
-             "p over episodes | p over seeds | the same, Holm | difference in the paper |", "|---" * 11 + "|"]
+             "Welch's | p over episodes | p over seeds | the same, Holm | difference in the paper |",
+             "|---" * 12 + "|"]
     for (task, method), (swapped, without) in pairs.items():
         differences, printed = results.swap_effect(method, task), PAPER["table2"].get(method, {}).get(task)
         mean, low, high = paired(differences)
@@ -94,10 +95,11 @@ def effects(results):
                  f"{without.returns.mean():.2f}", f"{swapped.returns.mean():.2f}", f"{mean:+.2f}",
                  "" if low is None else f"{low:.1f} to {high:.1f}"]
         if (place := (task, method)) in tests:
-            over_episodes = compare(swapped.episodes, without.episodes).p
-            shown += [f"{p:.2g}" for p in (over_episodes, tests[place].p, corrected[place])]
+            over_episodes, c = compare(swapped.episodes, without.episodes).p, tests[place]
+            shown += ["" if np.isinf(c.low) else f"{c.low:.1f} to {c.high:.1f}",
+                      *(f"{p:.2g}" for p in (over_episodes, c.p, corrected[place]))]
         else:
-            shown += ["", "", ""]
+            shown += ["", "", "", ""]
         shown.append(f"{printed['swap'][0] - printed['no_swap'][0]:+.2f}" if printed else "")
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)

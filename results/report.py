@@ -101,12 +101,17 @@ def check_row(row):
     maze = flags["task"] == "PointMaze"
     names = ("return", "success", *(("seen_success", "unseen_success") if maze else ()))
     values = [row["updates"], flags["seed"], row["seconds"], row["updates_timed"], *(scores[name] for name in names),
-              *episodes["return"]]
+              *episodes["return"], *map(int, episodes["success"])]
     values += [value for point in row["curve"] for value in point[:3 + maze]]
     if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise ValueError("a score is no finite number")
-    if type(flags["swap"]) is not bool or type(row["updates"]) is not int or not row["curve"] or not episodes["return"]:
+    if type(flags["swap"]) is not bool or not all(type(value) is int for value in (row["updates"], flags["seed"])) \
+            or not row["curve"] or not episodes["return"]:
         raise ValueError("it has no episodes, no curve, or a flag of the wrong kind")
+    if maze and not {*episodes["start"], *episodes["goal"]} <= {0, 1, 2}:
+        raise ValueError("a start or goal is none of the maze's three")
+    if not all(len(path) % 2 == 0 and all(type(value) is int for value in path) for path in row.get("paths") or ()):
+        raise ValueError("a path is no list of positions")
     if len({len(episodes[name]) for name in ("return", "success", *(("start", "goal") if maze else ()))}) > 1:
         raise ValueError("its lists of episodes differ in length")
 
@@ -536,8 +541,13 @@ def build(check):
     A figure notes a hash of what it was drawn from, because its bytes depend on the version of matplotlib.
     """
     import figures
+    from compare import TASKS
     from PIL import Image
-    made, planned = parts(read_rows())
+    rows = read_rows()
+    for number, row in enumerate(rows, 1):
+        if row["flags"]["task"] not in TASKS:
+            fail(f"{ROWS}, line {number}: there is no task {row['flags']['task']}; remove that line, or take it from git")
+    made, planned = parts(rows)
     source = hashlib.sha256(ROWS.read_bytes() if ROWS.exists() else b"")
     source.update(json.dumps(made, sort_keys=True).encode() + Path(figures.__file__).read_bytes())
     old = {}

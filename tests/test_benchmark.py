@@ -292,9 +292,11 @@ def test_flags_that_are_no_setting_leave_a_run_in_its_protocol():
     def protocol(*extra):
         return benchmark.list_cells(["td3bc"], ["FetchPush"], "no", [1], "cpu", list(extra))[0].out.parent.name
 
-    assert protocol("--alpha", "2.5") == "cpu-alpha-2.5"
-    assert protocol("--device", "cpu", "--alpha=2.5", "--no-track", "--eval_every", "7", "--compile") == "cpu-alpha-2.5"
+    assert protocol("--alpha", "1.5") == "cpu-alpha-1.5"
+    assert protocol("--device", "cpu", "--alpha=1.5", "--no-track", "--eval_every", "7", "--compile") == "cpu-alpha-1.5"
     assert protocol("--dataset", str(ROOT / "README.md")).startswith("cpu-dataset-")
+    assert protocol("--alpha", "2.50") == protocol("--batch-size=512") == "cpu", "its default"  # of TD3+BC
+    assert protocol("--lr", "2e-3") == "cpu-lr-2e-3"
 
 
 def test_scripts_refuse_swap_as_the_table_says():

@@ -414,9 +414,10 @@ def test_bad_flags(flags, start, tmp_path):
 
 
 def test_the_readme_s_dataset_of_an_own_task(tmp_path):
-    """Its Python lines make a file, and its command trains on it to a return within 1 of what it says."""
+    """Its Python lines make a file, its command trains on it to a return within 1 of what it says, and the lines after
+    it run that policy."""
     text = (ROOT / "README.md").read_text()
-    code, = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, policy = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     command, said = re.search(r"    python (algos/.* --dataset reach\.npz .*)\n", text)[1], "a return of 48 of 50"
     assert said in " ".join(text.split())
     (tmp_path / "make.py").write_text(code)
@@ -425,6 +426,10 @@ def test_the_readme_s_dataset_of_an_own_task(tmp_path):
     assert (run := Run(tmp_path, ROOT / script, *flags, "--threads", 1).wait()).status == 0, run.err
     result, = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/result.json"))
     assert result["scores"]["return"] >= 47 and result["flags"]["dataset"] == "reach.npz"
+    (tmp_path / "policy.py").write_text(policy)
+    shutil.copy(ROOT / script, tmp_path)
+    assert (run := Run(tmp_path, tmp_path / "policy.py").wait()).status == 0, run.err
+    assert 45 <= int(run.out.removeprefix("return ")) <= 50
 
 
 @pytest.mark.parametrize("method, flag", [("bcq", "--soft-minimum 7"), ("wgcsl", "--baw-queue 20000000")])
