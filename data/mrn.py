@@ -53,16 +53,16 @@ with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about othe
 
 gym.register_envs(gymnasium_robotics)
 
-# task: (environment, epochs of 1,000 episodes in Liu et al.)
+# task: (environment, epochs of 1,000 episodes in Liu et al., object)
 TASKS = {
-    "FetchReach": ("FetchReach-v4", 25),
-    "FetchPush": ("FetchPush-v4", 50),
-    "FetchPick": ("FetchPickAndPlace-v4", 50),
-    "FetchSlide": ("FetchSlide-v4", 50),
-    "HandBlockZ": ("HandManipulateBlockRotateZ-v1", 50),
-    "HandBlockParallel": ("HandManipulateBlockRotateParallel-v1", 100),
-    "HandBlockXYZ": ("HandManipulateBlockRotateXYZ-v1", 100),
-    "HandEggRotate": ("HandManipulateEggRotate-v1", 50),
+    "FetchReach": ("FetchReach-v4", 25, None),
+    "FetchPush": ("FetchPush-v4", 50, "block"),
+    "FetchPick": ("FetchPickAndPlace-v4", 50, "block"),
+    "FetchSlide": ("FetchSlide-v4", 50, "puck"),
+    "HandBlockZ": ("HandManipulateBlockRotateZ-v1", 50, "block"),
+    "HandBlockParallel": ("HandManipulateBlockRotateParallel-v1", 100, "block"),
+    "HandBlockXYZ": ("HandManipulateBlockRotateXYZ-v1", 100, "block"),
+    "HandEggRotate": ("HandManipulateEggRotate-v1", 50, "egg"),
 }
 
 
@@ -81,7 +81,7 @@ class Args:
     seed: int = 1
     """the same seed, workers and threads give the same run on the same kind of machine"""
     resume: bool = False
-    """go on from the checkpoint in the run's folder"""
+    """go on from the checkpoint in the run's folder; the settings of the training are to be given again"""
     start_from: Optional[str] = None
     """begin with the networks and the replay of this run of another task of the same robot and object, if it is new:
     the experience of HandBlockZ, with other goals, is worth millions of steps of HandBlockXYZ"""
@@ -130,6 +130,9 @@ class UserError(Exception):
     """Reported in one line, with exit status 2."""
 
 
+# what --resume takes as it is now, and what it changes only if the flag is there; all else must be as before
+FREE = "steps", "stop_at", "stop_after", "resume", "start_from", "runs", "workers", "threads", "check_stepper"
+MAY_CHANGE = "precision", "eval_episodes", "cycles_per_epoch", "batch_size", "lr", "random_eps", "clip", "replay_size"
 FOREIGN = RuntimeError, ValueError, LookupError, TypeError, AttributeError  # what contents of other files lead to
 
 
@@ -266,6 +269,7 @@ class Collector:
     """`count` environments of a task that advance together: one forward pass of the policy per time step."""
 
     def __init__(self, task, count):
+        mujoco.set_mju_user_warning(lambda message: None)  # counted all the same; it would write MUJOCO_LOG.TXT
         made = [make_env(task) for _ in range(count)]
         self.envs, self.steppers, self.horizon = [m[0] for m in made], [m[1] for m in made], made[0][2]
 
@@ -526,6 +530,8 @@ def read(path, mend):
             return torch.load(path, weights_only=True)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
+    except MemoryError:  # the file may be sound
+        raise
     except Exception as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}): {mend}")
 
@@ -533,12 +539,15 @@ def read(path, mend):
 def load_expert(path):
     """Reads expert.pt; returns (policy as of make_policy, dict of the file's contents). Raises UserError."""
     expert = read(Path(path), "restore it, or train it again")
-    weights, obs_dim, goal_dim = expert["actor"], len(expert["obs_mean"]), len(expert["goal_mean"])
-    actor = Actor(obs_dim + goal_dim, len(weights["head.bias"]), expert["hidden"])
-    actor.load_state_dict(weights)
-    normaliser = Normaliser(obs_dim, goal_dim, expert["clip"])
-    statistics = {key: expert[key] for key in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
-    normaliser.load_state_dict(statistics, strict=False)
+    try:
+        weights, obs_dim, goal_dim = expert["actor"], len(expert["obs_mean"]), len(expert["goal_mean"])
+        actor = Actor(obs_dim + goal_dim, len(weights["head.bias"]), expert["hidden"])
+        actor.load_state_dict(weights)
+        normaliser = Normaliser(obs_dim, goal_dim, expert["clip"])
+        statistics = {key: expert[key] for key in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
+        normaliser.load_state_dict(statistics, strict=False)
+    except FOREIGN as error:
+        raise UserError(f"{path}: is not an expert ({type(error).__name__}): restore it, or train it again")
     return make_policy(actor, normaliser), expert
 
 
@@ -561,7 +570,8 @@ def draw_curve(folder, log):
 
 def train(args):
     folder = Path(args.runs) / args.task
-    found = next((p for p in (folder / "checkpoint.pt", folder / "small.pt") if p.exists()), None)
+    # os.path's, as it is False, too, for a name that is too long
+    found = next((p for p in (folder / "checkpoint.pt", folder / "small.pt") if os.path.exists(p)), None)
     if args.resume and not found:
         raise UserError(f"--resume: neither checkpoint.pt nor small.pt in {folder}: start without --resume")
     if found and not args.resume:
@@ -595,51 +605,23 @@ def train(args):
     replay = Replay(args.replay_size // horizon, horizon, obs_dim, goal_dim, act_dim)
     collectors = Collectors(args.task, args.episodes_per_cycle, args.workers)
     exploration = dict(noise=args.noise, random_eps=args.random_eps)
-    progress = dict(cycle=0, seconds=0.0, best=[-1.0, -1.0], streak=0, log=[])
+    progress = dict(cycle=0, seconds=0.0, best=[-1.0, -1.0], log=[])
     parts = dict(actor=actor, critic=critic, normaliser=normaliser)
     parts |= dict(actor_optimiser=actor_optimiser, critic_optimiser=critic_optimiser)
     targets, metrics = dict(actor_target=actor_target, critic_target=critic_target), []
 
-    if args.resume:
-        saved = read(found, "delete it to go on from small.pt, or to start again")
-        try:
-            for flag in "task", "critic", "seed", "episodes_per_cycle":  # the last: steps are counted in cycles
-                was, now = saved["args"][flag], getattr(args, flag)
-                if was != now:
-                    flag = flag.replace("_", "-")
-                    raise UserError(f"--{flag} {now}: {found} was made with {was}; choose another --runs")
-            for name, part in (parts | targets).items():
-                part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
-            for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
-                group["lr"] = args.lr  # may be lowered for the last part of a training
-            args.start_from = saved["args"].get("start_from")  # where its networks come from, for its card
-            progress, metrics = saved["progress"], list(saved.get("metrics", ()))
-            if saved["args"]["eval_episodes"] != args.eval_episodes:
-                progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
-        except FOREIGN as error:
-            raise UserError(f"{found}: is not a checkpoint of such a run ({type(error).__name__}): "
-                            "delete it to go on from small.pt, or to start again")
-        if (folder / "replay.npz").exists():
-            episodes = read(folder / "replay.npz", "delete it to refill the replay")
-        else:
-            n = min(progress["cycle"] * args.episodes_per_cycle, replay.capacity // 5)
-            print(f"no {folder}/replay.npz: collecting {n} episodes with the present policy", flush=True)
-            rng_seed = (args.seed, progress["cycle"], 1)
-            seeds = np.random.SeedSequence(rng_seed).generate_state(n)
-            episodes = collectors.run(actor, normaliser, seeds, rng_seed, **exploration)
-        try:
-            replay.add(episodes, np.random.default_rng(0))
-        except FOREIGN as error:
-            raise UserError(f"{folder}/replay.npz: is not of such a run ({error}): delete it to refill the replay")
-
-    elif args.start_from:
+    if args.start_from and not args.resume:
         other = Path(args.start_from)
         saved = read(other / "checkpoint.pt", "name the folder of a run with --start-from")
         try:
             for name, part in (parts | targets).items():
                 if isinstance(part, nn.Module):
                     part.load_state_dict(saved[name])
-            replay.add(read(other / "replay.npz", "name the folder of a run with --start-from"), np.random.default_rng(0))
+            episodes = read(other / "replay.npz", "name the folder of a run with --start-from")
+            for task in saved["args"]["task"], str(episodes.get("task", args.task)):
+                if TASKS[task][2] != TASKS[args.task][2]:  # the shapes do not tell a puck from a block
+                    raise ValueError
+            replay.add(episodes, np.random.default_rng(0))
         except FOREIGN:
             raise UserError(f"--start-from {other}: is of another robot, object or critic, or damaged: choose another")
         for name in "count", "obs_sum", "obs_squares", "goal_sum", "goal_squares":
@@ -649,6 +631,50 @@ def train(args):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--runs: {folder} cannot be made ({error.strerror}): choose another folder")
+    try:
+        import fcntl
+        fcntl.lockf(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # a lock lasts until its process ends, and its workers do not share it
+        raise UserError(f"--runs: another process is training in {folder}: wait for it, or choose another folder")
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        pass
+
+    if args.resume:
+        mend = "delete it to " + "go on from small.pt, or to " * (found.name != "small.pt") + "start again"
+        saved, given = read(found, mend), {word.partition("=")[0].replace("_", "-") for word in sys.argv}
+        try:
+            for field in dataclasses.fields(args):
+                flag, now = "--" + field.name.replace("_", "-"), getattr(args, field.name)
+                was = saved["args"].get(field.name, field.default)  # earlier versions had the defaults of later flags
+                change = field.name in MAY_CHANGE
+                if was != now and field.name not in FREE and not (change and flag in given):
+                    raise UserError(f"{flag} {now}: {found} was made with {was}: give {flag} {was} again, or "
+                                    + (f"{flag} {now} to change it" if change else "choose another --runs"))
+            for name, part in (parts | targets).items():
+                part.load_state_dict(saved.get(name) or saved[name.removesuffix("_target")])
+            for group in actor_optimiser.param_groups + critic_optimiser.param_groups:
+                group["lr"] = args.lr  # may be lowered for the last part of a training
+            args.start_from = saved["args"].get("start_from")  # where its networks come from, for its card
+            progress, metrics = saved["progress"], list(saved.get("metrics", ()))
+            if saved["args"]["eval_episodes"] != args.eval_episodes:
+                progress["best"] = [-1.0, -1.0]  # fewer episodes find a better best by chance
+        except FOREIGN as error:
+            raise UserError(f"{found}: is not a checkpoint of such a run ({type(error).__name__}): {mend}")
+        if (folder / "replay.npz").exists():
+            episodes = read(folder / "replay.npz", "delete it to refill the replay")
+        else:
+            n = min(progress["cycle"] * args.episodes_per_cycle, replay.capacity // 5)
+            print(f"no {folder}/replay.npz: collecting {n} episodes with the present policy", flush=True)
+            rng_seed = (args.seed, progress["cycle"], 1)
+            seeds = np.random.SeedSequence(rng_seed).generate_state(n)
+            episodes = collectors.run(actor, normaliser, seeds, rng_seed, **exploration)
+        try:
+            if episodes.get("task", args.task) != args.task:
+                raise ValueError(f"task {episodes['task']}")
+            replay.add(episodes, np.random.default_rng(0))
+        except FOREIGN as error:
+            raise UserError(f"{folder}/replay.npz: is not of such a run ({error}): delete it to refill the replay")
+
     versions = {m.__name__: m.__version__ for m in (torch, np, gym, gymnasium_robotics, mujoco)}
     settings = dict(args=dataclasses.asdict(args), bf16=bf16, versions=versions, platform=platform.platform())
     settings |= dict(commit=commit(), file_sha256=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
@@ -659,7 +685,7 @@ def train(args):
         state |= dict(progress=progress, args=dataclasses.asdict(args))
         state |= dict(metrics=torch.stack(metrics)) if metrics else {}  # of an epoch that is not at its end
         full = state | {name: target.state_dict() for name, target in targets.items()}
-        write_atomically({folder / "replay.npz": lambda file: np.savez(file, **replay.filled()),
+        write_atomically({folder / "replay.npz": lambda file: np.savez(file, task=args.task, **replay.filled()),
                           folder / "small.pt": lambda file: torch.save(state, file),
                           folder / "checkpoint.pt": lambda file: torch.save(full, file)})
 
@@ -748,13 +774,12 @@ def train(args):
         )
         timings.update(dict.fromkeys(timings, 0.0))
         metrics.clear()
-        reached = args.stop_at is not None and success >= args.stop_at
-        progress["streak"] = progress["streak"] + 1 if reached else 0
         save()
         log = "".join(json.dumps(row) + "\n" for row in progress["log"])
         write_atomically({folder / "log.jsonl": lambda file: file.write(log.encode())})
         lap("save")
-        if progress["streak"] >= args.stop_after:
+        last = [row["success"] for row in progress["log"]][-args.stop_after:]
+        if args.stop_at is not None and len(last) == args.stop_after and min(last) >= args.stop_at:
             break
     if stop_signals:
         save()
@@ -798,9 +823,12 @@ def parse():
 if __name__ == "__main__":
     try:
         main(parse())
-    except (UserError, OSError, MemoryError) as error:
-        print(f"mrn.py: error: {error}" + "; less of --batch-size or --replay-size needs less"
-              * isinstance(error, MemoryError), file=sys.stderr)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        no_memory = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)  # torch's
+        if isinstance(error, RuntimeError) and not no_memory:
+            raise
+        print(f"mrn.py: error: {error}" + "; less of --batch-size or --replay-size needs less" * no_memory,
+              file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import os
@@ -46,7 +47,7 @@ def states(folder):
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     walk("", {key: checkpoint[key] for key in checkpoint if key not in ("args", "progress")})
     with np.load(folder / "replay.npz") as replay:
-        found |= {name: torch.from_numpy(replay[name]) for name in replay.files}
+        found |= {name: torch.from_numpy(replay[name]) for name in replay.files if name != "task"}
     return found
 
 
@@ -107,14 +108,57 @@ def test_files_of_something_else(tmp_path):
 
 
 def contents(folder):
-    return sorted(path for path in folder.rglob("*") if path.name not in (".stdout", ".stderr"))
+    return {path: path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*")
+            if path.name not in (".stdout", ".stderr")}
+
+
+def test_another_object(tmp_path):
+    """FetchPush and FetchPick move the same block; FetchSlide's puck has arrays of the same shapes."""
+    push = train(tmp_path, "FetchPush", 100)
+    pick = train(tmp_path, "FetchPick", 100, "--start-from", push)
+    before = contents(tmp_path)
+    words = "--runs", "runs", *TINY, "--steps", 200
+    slide = Run(tmp_path, MRN, "--task", "FetchSlide", *words, "--start-from", push).wait()
+    assert slide.status == 2 and f"--start-from {push}: is of another" in slide.err and contents(tmp_path) == before
+    shutil.copy(push / "replay.npz", pick)
+    before = contents(tmp_path)
+    done = Run(tmp_path, MRN, "--task", "FetchPick", *words, "--resume").wait()
+    assert done.status == 2 and "replay.npz: is not of such a run (task FetchPush)" in done.err
+    assert contents(tmp_path) == before
+    with np.load(push / "replay.npz") as replay:  # as an earlier version wrote it
+        np.savez(pick / "replay.npz", **{name: replay[name] for name in replay.files if name != "task"})
+    train(tmp_path, "FetchPick", 200, "--resume")
+
+
+def test_a_second_trainer_is_refused(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    words = "--task", "FetchReach", "--runs", tmp_path / "runs", *TINY, "--cycles-per-epoch", 10**6, "--steps"
+    first, args = Run(tmp_path / "a", MRN, *words, 10**9), tmp_path / "runs" / "FetchReach" / "args.json"
+    first.wait_for(args.exists)
+    before = contents(tmp_path / "runs")
+    second = Run(tmp_path / "b", MRN, *words, 100).wait()
+    line, = second.error_lines
+    assert second.status == 2 and line.startswith("mrn.py: error: --runs: another process is training in"), second.err
+    assert contents(tmp_path / "runs") == before
+    first.signal(signal.SIGKILL).wait()
+    assert Run(tmp_path / "b", MRN, *words, 100).wait().status == 0, "a lock ends with its process"
+
+
+def test_torch_is_out_of_memory(tmp_path):
+    (tmp_path / "script.py").write_text(
+        f"import runpy, sys, torch\nsys.path[0] = {str(MRN.parent)!r}\n"
+        f"torch.set_num_threads = lambda n: torch.empty(10**15)\nrunpy.run_path({str(MRN)!r}, run_name='__main__')\n")
+    run = Run(tmp_path, tmp_path / "script.py", "--task", "FetchReach").wait()
+    line, = run.error_lines
+    assert run.status == 2 and line.startswith("mrn.py: error:") and "less of --batch-size" in line, run.err
 
 
 @pytest.mark.parametrize("flags, named", [
     (["--start-from", "nowhere"], "nowhere"), (["--start-from", "runs/FetchReach"], "--start-from"),
     (["--task", "Nothing"], "--task"), (["--gamma", 2], "--gamma"), (["--batch-size", 0], "--batch-size"),
-    (["--resume"], "--resume"), (["--runs", "file"], "file"), (["--clip", 0], "--clip"), (["--noise", "nan"], "--noise"),
-    (["--noise", -1], "--noise"), (["--action-l2", -1], "--action-l2"), (["--seed", 2**40], "--seed")])
+    (["--resume"], "--resume"), (["--runs", "file"], "file"), (["--runs", "x" * 300], "--runs"),
+    (["--clip", 0], "--clip"), (["--noise", "nan"], "--noise"), (["--noise", -1], "--noise"),
+    (["--action-l2", -1], "--action-l2"), (["--seed", 2**40], "--seed")])
 def test_bad_input(flags, named, tmp_path):
     if "runs/FetchReach" in flags:
         train(tmp_path, "FetchReach", 100)
@@ -194,6 +238,14 @@ def test_a_full_replay_overwrites_random_episodes():
         before, held = held, add(number)
         assert sum(a != b for a, b in zip(before, held)) == 1 and number in held
     assert min(held) > 70, "no slot is spared"
+
+
+def test_a_collector_lets_mujoco_write_no_log(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    env = mrn.Collector("FetchReach", 1).envs[0]
+    env.data.qvel[:] = 1e12
+    mrn.mujoco.mj_step(env.model, env.data)
+    assert env.data.warning.number.any() and not list(tmp_path.iterdir())
 
 
 def test_a_collector_explores_and_gives_the_rewards_of_the_states_reached():
@@ -361,6 +413,60 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(made, tmp_path):
     assert [[row[name] for name in names] for row in logs[0]] == [[row[name] for name in names] for row in logs[1]]
 
 
+def test_a_resumed_run_keeps_its_settings(made, tmp_path, monkeypatch):
+    """Each flag that is not given again, or is another one, is named; some can be changed, by giving them."""
+    folder = tmp_path / "FetchReach"
+
+    def train(*flags):
+        words = "--task", "FetchReach", "--runs", tmp_path, *TINY, *flags
+        monkeypatch.setattr(sys, "argv", ["mrn.py", *map(str, words)])
+        mrn.train(mrn.parse())
+        return json.loads((folder / "args.json").read_text())["args"]
+
+    made_with = "--gamma", 0.9, "--action-l2", 0.1, "--clip", 10, "--lr", 0.01
+    train("--steps", 100, *made_with)
+    before = contents(tmp_path)
+    for flags, named in (
+            ((), "--lr 0.001: {} was made with 0.01: give --lr 0.01 again, or --lr 0.001 to change it"),
+            (("--lr", 0.01), "--gamma 0.98: {} was made with 0.9: give --gamma 0.9 again, or choose another --runs"),
+            (("--lr", 0.01, "--gamma", 0.9), "--clip 5.0: "), ((*made_with, "--action_l2", 0.2), "--action-l2 0.2: "),
+            ((*made_with, "--seed", 2), "--seed 2: "), ((*made_with, "--noise", 0.3), "--noise 0.3: ")):
+        with pytest.raises(mrn.UserError) as error:
+            train("--steps", 200, *flags, "--resume")
+        assert str(error.value).startswith(named.format(folder / "checkpoint.pt")) and contents(tmp_path) == before
+    args = train("--steps", 200, "--stop-at", 1, *made_with, "--resume")
+    assert (args["clip"], args["gamma"], args["lr"], args["stop_at"]) == (10, 0.9, 0.01, 1)
+    args = train("--steps", 300, *made_with[:4], "--clip=5", "--lr", 1e-3, "--random_eps", 0.1, "--resume")
+    assert (args["clip"], args["lr"], args["random_eps"]) == (5, 0.001, 0.1)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del checkpoint["args"]["clip"]  # as a version without the flag
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    assert train("--steps", 400, *made_with[:4], "--random-eps", 0.1, "--resume")["steps"] == 400
+
+
+@pytest.mark.parametrize("stop_at, success, more", [(0, [0, 0], 3), (None, [1, 1], 1), (None, [1, 0], 3)])
+def test_a_resumed_run_counts_successes_by_its_own_rule(made, tmp_path, stop_at, success, more):
+    made.evaluations = [[[value - 1]] for value in success + [1] * 4]
+    mrn.train(tiny(tmp_path, steps=200, stop_at=stop_at, stop_after=5))
+    mrn.train(tiny(tmp_path, steps=1000, stop_at=0.5, stop_after=3, resume=True))
+    assert len((tmp_path / "FetchReach" / "log.jsonl").read_text().splitlines()) == 2 + more
+
+
+def test_damaged_files_name_their_mend(made, tmp_path, monkeypatch):
+    mrn.train(tiny(tmp_path, steps=100))
+    folder = tmp_path / "FetchReach"
+    with pytest.raises(mrn.UserError, match="checkpoint.pt: is not an expert"):
+        mrn.load_expert(folder / "checkpoint.pt")
+    for name, mend in ("checkpoint.pt", "delete it to go on from small.pt"), ("small.pt", "delete it to start again"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:1000])
+        with pytest.raises(mrn.UserError, match=f"{name}: cannot be read.*: {mend}"):
+            mrn.train(tiny(tmp_path, steps=200, resume=True))
+        (folder / name).unlink()
+    monkeypatch.setattr(mrn.np, "load", lambda *_, **__: np.zeros(10**15))
+    with pytest.raises(MemoryError):  # such a file may be sound, and must not be called damaged
+        mrn.read(folder / "replay.npz", "delete it")
+
+
 def test_a_signal_to_all_processes_ends_a_cycle_with_a_checkpoint(tmp_path):
     """As a service manager or a scheduler sends it: to the workers too."""
     flags = {"task": "FetchReach", "runs": tmp_path, "workers": 2, "steps": 10**6, "cycles-per-epoch": 1, "batch-size": 32,
@@ -383,14 +489,15 @@ def test_a_signal_to_all_processes_ends_a_cycle_with_a_checkpoint(tmp_path):
     assert (tmp_path / "FetchReach" / "checkpoint.pt").exists()
 
 
-def test_resuming_from_the_small_checkpoint(made, tmp_path):
+def test_resuming_from_the_small_checkpoint(made, tmp_path, monkeypatch):
     """Without targets and replay: the networks are the targets, and the replay is collected anew."""
     folder = tmp_path / "FetchReach"
     made.evaluations = [[[0]], [[-1]], [[-1]], [[-1]]]
-    mrn.train(tiny(tmp_path, steps=200))
+    mrn.train(tiny(tmp_path, steps=200, polyak=1.0))
     small = torch.load(folder / "small.pt", weights_only=True)
     (folder / "checkpoint.pt").unlink(), (folder / "replay.npz").unlink()
     made.calls.clear()
+    monkeypatch.setattr(sys, "argv", ["--lr", "--eval-episodes"])
     mrn.train(tiny(tmp_path, steps=300, resume=True, lr=0.01, polyak=1.0))
     assert [(len(seeds), rng_seed) for seeds, rng_seed, _ in made.calls[:2]] == [(4, (1, 2, 1)), (2, (1, 3, 0))]
     saved, found = torch.load(folder / "checkpoint.pt", weights_only=True), states(folder)
@@ -398,7 +505,7 @@ def test_resuming_from_the_small_checkpoint(made, tmp_path):
     for name in ("actor", "critic"):
         assert all(torch.equal(saved[f"{name}_target"][key], weight) for key, weight in small[name].items())
     assert torch.load(folder / "expert.pt", weights_only=True)["steps"] == 100
-    mrn.train(tiny(tmp_path, steps=400, resume=True, eval_episodes=3))
+    mrn.train(tiny(tmp_path, steps=400, resume=True, lr=0.01, polyak=1.0, eval_episodes=3))
     assert torch.load(folder / "expert.pt", weights_only=True)["steps"] == 400, "best of evaluations of another size"
 
 
