@@ -35,6 +35,7 @@ import multiprocessing.resource_tracker
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -480,9 +481,12 @@ def measure(args, expert):
 def render(path, task, seed, pipe):
     """Process that writes a video of the expert's first episode, with the OpenGL that MUJOCO_GL names.
 
-    On failure it sends whether OpenGL is the reason, and a line that says what happened.
+    On failure it sends whether OpenGL is the reason, and a line that says what happened. It ends with its parent, and
+    then removes the folder of `path`, for which a parent that was killed had no time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: (shutil.rmtree(path.parent, ignore_errors=True), os._exit(1)))
+    threading.Thread(target=stop_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()
     drawing = False
     try:
         import imageio
@@ -714,7 +718,10 @@ def locked(path):
 
 
 def write(contents):
-    """Writes {path: bytes} under temporary names, then renames: all are the old files or the new ones, never a part."""
+    """Writes {path: bytes} under temporary names, then renames: each is the old file or the new one, never a part.
+
+    They are all old or all new, unless it is killed, or the disk fails, between two renames.
+    """
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     for path in contents:
         if path.is_dir():  # os.replace would say so, when others have been replaced
@@ -733,11 +740,11 @@ def write(contents):
 
 
 def foreign(path):
-    """The file that a dataset's manifest would replace, if it is there and is no manifest; else None."""
+    """The file that a dataset's manifest would replace, if it is there and no manifest, like a card; else None."""
     beside = path.with_suffix(".json")
     try:
-        return None if not beside.exists() or "sha256" in json.loads(beside.read_bytes()) else beside
-    except (ValueError, TypeError):
+        return None if not beside.exists() or isinstance(json.loads(beside.read_bytes())["sha256"], dict) else beside
+    except (KeyError, ValueError, TypeError, IsADirectoryError):
         return beside
 
 
@@ -763,6 +770,11 @@ def check(args, where=""):
     """Fails on a flag that is out of range; fills in the flags whose default depends on the task."""
     if args.task != "PointMaze" and args.task not in ROBOT_TASKS:
         fail(f"--task {args.task}: unknown; known are PointMaze, {', '.join(ROBOT_TASKS)}")
+    robots = args.task != "PointMaze"
+    for name in SETTINGS["PointMaze"] if robots else ("video", "speed", *SETTINGS["robots"]):
+        if getattr(args, name) != getattr(Args, name):
+            fail(f"--{name.replace('_', '-')}: is for {'PointMaze' if robots else 'the robot tasks'}, not {args.task}; "
+                 "leave it out or name another --task")
     noise, random_eps = EXPLORATION["Fetch" if args.task.startswith("Fetch") else "Hand"]
     args.expert_noise = noise if args.expert_noise is None else args.expert_noise
     args.expert_random_eps = random_eps if args.expert_random_eps is None else args.expert_random_eps
@@ -779,9 +791,6 @@ def check(args, where=""):
             fail(f"{where}--{flag} {value}: out of range; see --help")
     if not args.expert_episodes + args.random_episodes:
         fail("--expert-episodes 0: with --random-episodes 0 there is nothing to collect")
-    for flag in ("video", "speed"):
-        if getattr(args, flag) and args.task == "PointMaze":
-            fail(f"--{flag}: is for the robot tasks; name one with --task")
     if args.video and (args.video.suffix != ".mp4" or not os.path.isdir(args.video.parent)):
         fail(f"--video {args.video}: must name a file that ends in .mp4, in a folder that is there")
 
@@ -840,7 +849,7 @@ def main():
                 np.savez_compressed(content, **arrays, manifest=np.array(json.dumps(manifest)))
             write(with_manifest(out, content.getvalue(), manifest))
     except KeyboardInterrupt:
-        print(f"collect.py: interrupted, {out} is as it was", file=sys.stderr)
+        print(f"collect.py: interrupted, {args.video or out} is as it was", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         flag, path = ("video", args.video) if args.video else ("out", out)

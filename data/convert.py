@@ -13,8 +13,8 @@ Sources:
     *.npz        OGBench's flat rows of observations, actions, terminals; qpos and qvel are left out. No
                  goals there: --goal-dims of the observation become the achieved goal, and a trajectory's last
                  achieved goal its desired goal, so every trajectory ends in success.
-    *.npz        Ours, if it agrees with the hashes in its manifest. From it, and from the Minari dataset made
-                 of it, everything comes back bit for bit, the manifest included.
+    *.npz        Ours, if it agrees with the hashes in its manifest and holds no other arrays. From it, and from
+                 the Minari dataset made of it, everything comes back bit for bit, the manifest included.
 
 Where a source does not say, success follows from the rule of --task's environment, before goals are rounded
 to float32, and seeds are -1. Actions are clipped to the action space. If episodes differ in length there is
@@ -40,7 +40,8 @@ from unittest import mock
 
 import gymnasium as gym
 import numpy as np
-from collect import REPOSITORY, check_manifest, describe, foreign, other_mujoco, parse, sha256, with_manifest, write
+from collect import (ARRAYS, REPOSITORY, check_manifest, describe, foreign, other_mujoco, parse, sha256, with_manifest,
+                     write)
 from tqdm import tqdm
 
 HAND = "HandManipulateBlockRotate"
@@ -163,6 +164,8 @@ def read_npz(path, goal_dims):
         raise ValueError("it has neither terminals, like OGBench's, nor a manifest, like ours")
     manifest = json.loads(str(data.pop("manifest")))
     check_hashes(path, data, manifest)
+    if others := data.keys() - ARRAYS - {"lengths"}:
+        raise ValueError(f"it holds {', '.join(sorted(others))} besides the arrays of our format, which would be lost")
     return {"lengths": np.full(len(data["actions"]), data["actions"].shape[1])} | data, {"manifest": manifest}
 
 
@@ -244,11 +247,12 @@ def read(source, split, goal_dims):
         for name in ("observations", "achieved_goals", "desired_goals"):
             if name not in arrays:
                 raise ValueError(f"it lacks {name}")
+        shapes = {"success": arrays["actions"].shape[:2], "lengths": (n,), "seeds": (n,), "source": (n,)}
         for name, array in arrays.items():
+            if array.shape != (shape := shapes.get(name, (n, *array.shape[1:]))):
+                raise ValueError(f"its {name} must have shape {shape}, not {array.shape}")
             if array.dtype.kind not in ("iu" if name in ("lengths", "seeds", "source") else "biuf"):
                 raise ValueError(f"its {name} are no {'whole ' * (name in ('lengths', 'seeds', 'source'))}numbers")
-        if any(len(array) != n for array in arrays.values()):
-            raise ValueError("its arrays hold different numbers of episodes")
         if (arrays["lengths"] < 1).any() or (arrays["lengths"] > arrays["actions"].shape[1]).any():
             raise ValueError(f"its lengths must lie between 1 and {arrays['actions'].shape[1]}")
         if "manifest" not in origin:
@@ -262,7 +266,7 @@ def read(source, split, goal_dims):
 
 
 def choose(parts, args):
-    """One dict of arrays of one or two: the first episodes of either kind, as many as the flags ask for."""
+    """The parts with only the first episodes of either kind, as many as the flags ask for."""
     kinds = np.concatenate([part["source"] for part in parts])
     keep = np.zeros(len(kinds), bool)
     for kind, count in (("expert", args.expert_episodes), ("random", args.random_episodes)):
@@ -273,7 +277,7 @@ def choose(parts, args):
     if not keep.any():
         fail(f"--source {args.source}: no episodes are left")
     keep = np.split(keep, [len(parts[0]["source"])])
-    return {name: np.concatenate([part[name][mask] for part, mask in zip(parts, keep)]) for name in parts[0]}
+    return [{name: array[mask] for name, array in part.items()} for part, mask in zip(parts, keep)]
 
 
 def task_of(name):
@@ -283,7 +287,7 @@ def task_of(name):
 
 
 def make_env(task):
-    """The environment, its rule reached(achieved (B, dim), goal (B, dim)) -> bool (B,), the reward there."""
+    """The environment, its rule reached(achieved (B, dim), goal (B, dim)) -> bool (B,), rewards (there, elsewhere)."""
     try:
         if task == "PointMaze":
             sys.path.insert(0, str(REPOSITORY))
@@ -306,22 +310,26 @@ def make_env(task):
         fail(f"--task {task}: needs a compute_reward that takes whole batches ({error})")
     if len(rewards) != 3 or len(set(rewards)) > 2 or max(rewards) > best:
         fail(f"--task {task}: needs a sparse reward for whole batches, one value at the goal and a lower one elsewhere")
-    return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best, best
+    lower = min({*rewards} - {best}, default=best - 1)  # none seen if the environment starts at its goal
+    return env, lambda achieved, goal: np.asarray(compute_reward(achieved, goal, {})) >= best, (best, lower)
 
 
-def finish(arrays, env, reached, source):
-    """The arrays of the format, and how many actions were clipped. Fails on data that do not fit env."""
+def finish(parts, env, reached, args):
+    """The parts as arrays of the format, and how many actions were clipped. Fails on data that do not fit env."""
     spaces, box = env.observation_space, env.action_space
+    for part, source in zip(parts, (f"--source {args.source}", f"--random-source {args.random_source}")):
+        n, steps = part["actions"].shape[:2]
+        for name, shape in {"observations": (n, steps + 1, *spaces["observation"].shape),
+                            "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape),
+                            "desired_goals": (n, *spaces["desired_goal"].shape),
+                            "actions": (n, steps, *box.shape)}.items():
+            if part[name].shape != shape:
+                fail(f"{source}: {name} {part[name].shape} must have shape {shape} for {env.spec.id}; is --task right?")
+            with np.errstate(over="ignore"):
+                if not np.isfinite(part[name].astype(np.float32)).all():
+                    fail(f"{source}: {name} must be finite in float32; get it anew or leave such episodes out")
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     n, steps = arrays["actions"].shape[:2]
-    for name, shape in {"observations": (n, steps + 1, *spaces["observation"].shape),
-                        "achieved_goals": (n, steps + 1, *spaces["achieved_goal"].shape),
-                        "desired_goals": (n, *spaces["desired_goal"].shape),
-                        "actions": (n, steps, *box.shape)}.items():
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(arrays[name].astype(np.float32)).all()
-        if arrays[name].shape != shape or not finite:
-            fail(f"--source {source}: {name} {arrays[name].shape} must be finite in float32 and of shape {shape} for "
-                 f"{env.spec.id}; is --task right?")
     if "success" not in arrays:
         achieved = arrays["achieved_goals"][:, 1:].astype(np.float64).reshape(n * steps, -1)
         goals = np.repeat(arrays["desired_goals"].astype(np.float64), steps, axis=0)
@@ -365,7 +373,7 @@ def write_npz(path, arrays, manifest):
     write(with_manifest(path, content.getvalue(), manifest))
 
 
-def write_minari(dataset_id, arrays, manifest, env, reached, best):
+def write_minari(dataset_id, arrays, manifest, env, reached, rewards):
     """Creates the dataset in a hidden folder beside the others, then moves it to its place.
 
     Rewards are the environment's sparse ones and infos hold is_success (T+1,). The metadata of an episode say
@@ -384,7 +392,7 @@ def write_minari(dataset_id, arrays, manifest, env, reached, best):
             observations={"observation": arrays["observations"][i, :n + 1],
                           "achieved_goal": arrays["achieved_goals"][i, :n + 1],
                           "desired_goal": np.repeat(arrays["desired_goals"][i:i + 1], n + 1, axis=0)},
-            actions=arrays["actions"][i, :n], rewards=success + (best - 1), terminations=np.zeros(n, bool),
+            actions=arrays["actions"][i, :n], rewards=np.where(success, *rewards), terminations=np.zeros(n, bool),
             truncations=np.arange(n) == n - 1, infos={"is_success": np.append(at_start[i], success)})
 
     root = get_dataset_path()
@@ -442,6 +450,8 @@ def convert(args):
     shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
     if shapes[0] != shapes[-1]:
         fail(f"--random-source {args.random_source}: its arrays differ from --source's in name or size")
+    if args.goal_dims and not any(origin.get("format") == "OGBench" for origin in origins):
+        fail(f"--goal-dims {args.goal_dims}: is for OGBench data, which {args.source} is not; leave it out")
     manifests = [origin.get("manifest", {}) for origin in origins]
     names = [task_of(manifest.get("task") or origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
     if len({name for name in names if name}) > 1:
@@ -452,7 +462,7 @@ def convert(args):
             if args.strict:
                 fail(f"--strict: {message}; install that version or get data made with this one")
             print(f"convert.py: warning: {message}", file=sys.stderr)
-    arrays = choose(parts, args)
+    parts = choose(parts, args)
 
     told = task_of(manifests[0].get("task"))
     task = task_of(args.task) or names[0]
@@ -460,16 +470,13 @@ def convert(args):
         fail(f"--task: {args.source} does not say it; name {', '.join(TASKS)} or the id of an environment")
     if told not in (None, task):
         fail(f"--task {task}: {args.source} is of {told}")
-    env, reached, best = make_env(task)
-    arrays, clipped = finish(arrays, env, reached, args.source)
+    env, reached, rewards = make_env(task)
+    arrays, clipped = finish(parts, env, reached, args)
     manifest = make_manifest(arrays, replace(args, task=task), env, origins, clipped)
-    try:
-        if args.out.startswith("minari:"):
-            write_minari(args.out.removeprefix("minari:"), arrays, manifest, env, reached, best)
-        else:
-            write_npz(Path(args.out), arrays, manifest)
-    except OSError as error:
-        fail(f"--out {args.out}: {error.strerror or error}; free space there or name another place")
+    if args.out.startswith("minari:"):
+        write_minari(args.out.removeprefix("minari:"), arrays, manifest, env, reached, rewards)
+    else:
+        write_npz(Path(args.out), arrays, manifest)
     for kind in ("expert", "random"):
         if manifest[kind]["episodes"]:
             print(f"{args.out}: {manifest[kind]['episodes']} {kind} episodes, mean return "
@@ -485,6 +492,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"convert.py: interrupted, {args.out} is as it was", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:  # reading a source has a line of its own
+        fail(f"--out {args.out}: {error.strerror or error}; free space there or name another place")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ published later (24 x 16, in the OGBench fork github.com/uenian33/ogbench), with
 at the bottom to give 24 x 18. Lengths are in cells of the maze; y grows downwards, as in that file.
 """
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -213,10 +215,12 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
                 raise ValueError(f"PointMaze: options[{key!r}] must be one index or {self.num_envs}, got {value!r}")
         each = {key: np.broadcast_to(value, self.num_envs).tolist() for key, value in (options or {}).items()}
         old = self.generators or [None] * self.num_envs  # without a seed a generator goes on, as in a single maze
-        self.generators = [rng if s is None and rng else gym.utils.seeding.np_random(None if s is None else int(s))[0]
-                           for s, rng in zip(seeds, old)]
+        # a copy, so that options which are refused leave the generators as they were
+        generators = [copy.deepcopy(rng) if s is None and rng else
+                      gym.utils.seeding.np_random(None if s is None else int(s))[0] for s, rng in zip(seeds, old)]
         drawn = [draw_start_and_goal(rng, {key: value[k] for key, value in each.items()})
-                 for k, rng in enumerate(self.generators)]
+                 for k, rng in enumerate(generators)]
+        self.generators = generators
         self.start_cluster, self.goal_cluster, self.position, self.goal = (np.array(column) for column in zip(*drawn))
         self.steps = 0
         return self._observation(), self._info()

@@ -285,6 +285,7 @@ def test_the_second_process_waits_for_the_lock(small, tmp_path):
     (["--episodes-per-pair", "0"], "--episodes-per-pair 0"), (["--episodes-per-pair", "x"], "--episodes-per-pair"),
     (["--action-noise", "-1"], "--action-noise -1"), (["--action-noise", "nan"], "--action-noise nan"),
     (["--action-noise", "inf"], "--action-noise inf"), (["--seed", "-1"], "--seed -1"),
+    (["--expert-noise", "0.7"], "--expert-noise"), (["--random-episodes", "5"], "--random-episodes"),
     (["--step-length", "0"], "--step-length 0"), (["--nonsense", "1"], "--nonsense"), (["--task"], "--task"),
     (["--out", "maze.txt"], "--out maze.txt"), (["--out", "/dev/null/maze.npz"], "--out /dev/null/maze.npz")])
 def test_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
@@ -294,7 +295,8 @@ def test_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ['{"my": "settings"}', "no JSON", "[]", "7"])
+@pytest.mark.parametrize("content", ['{"my": "settings"}', "no JSON", "[]", "7", '"sha256"',
+                                     '{"sha256": "of an expert, in its card"}'])
 def test_a_file_that_is_no_manifest_stays(content, tmp_path, capsys):
     (tmp_path / "maze.json").write_text(content)
     flags = "--out", tmp_path / "maze.npz", "--episodes-per-pair", 1
@@ -355,10 +357,14 @@ def test_verifying_a_file_with_an_edited_manifest(small, capsys, change, named):
     assert named in one_line(capsys, "--verify")
 
 
-def test_a_killed_process_leaves_no_dataset_and_no_lock(tmp_path):
+def test_a_killed_process_leaves_no_lock_and_no_dataset_or_the_old_one(tmp_path):
     path = tmp_path / "maze.npz"
     run = Run(tmp_path, SCRIPT, "--out", path, "--episodes-per-pair", 1000)
     run.wait_for(lambda: "episodes/s" in run.err)
     assert run.signal(signal.SIGKILL).wait().status == -signal.SIGKILL
     assert not path.exists() and not path.with_suffix(".json").exists()
     assert Run(tmp_path, SCRIPT, "--out", path, "--episodes-per-pair", 1).wait().status == 0 and path.exists()
+    before, rest = path.read_bytes(), ["--out", path, "--episodes-per-pair", "2", "--force"]
+    code = "import collect, os; os.replace = lambda *_: os.kill(os.getpid(), 9); collect.main()"  # when all is written
+    killed = subprocess.run([sys.executable, "-c", code, *rest], cwd=SCRIPT.parent, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL and path.read_bytes() == before

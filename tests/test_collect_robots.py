@@ -459,6 +459,7 @@ def test_a_cards_scores():
     (["--workers", "0"], "--workers 0"),
     (["--expert-episodes", "0", "--random-episodes", "0"], "--expert-episodes 0"), (["--video", "a.avi"], "--video a.avi"),
     (["--video", "no/a.mp4"], "--video no/a.mp4"), (["--verify"], "--out"), (["--task", "FetchFetch"], "--task FetchFetch"),
+    (["--episodes-per-pair", "3"], "--episodes-per-pair"), (["--step-length", "1"], "--step-length"),
     (["--task", "PointMaze", "--video", "a.mp4"], "--video"), (["--task", "PointMaze", "--speed"], "--speed")])
 def test_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -566,6 +567,22 @@ def test_no_opengl_is_one_line(tmp_path, monkeypatch, capsys):
     assert run("--task", "FetchReach", "--video", tmp_path / "a.mp4") == 2
     one_line(capsys, "--video", "MUJOCO_GL")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+def test_a_process_that_renders_ends_with_its_parent_and_leaves_nothing(tmp_path):
+    command = [sys.executable, SCRIPT, "--task", "FetchReach", "--video", tmp_path / "a.mp4"]
+    parent, renders, deadline = subprocess.Popen(command, stderr=subprocess.DEVNULL), [], time.monotonic() + 60
+    while not renders:
+        assert parent.poll() is None and time.monotonic() < deadline
+        renders = [pid for pid in children(parent.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        time.sleep(0.02)
+    time.sleep(0.5)  # it has its arguments
+    parent.kill()
+    parent.wait()
+    while alive(renders[0]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(renders[0]) and not list(tmp_path.iterdir())
 
 
 def test_video(tmp_path):

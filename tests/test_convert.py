@@ -131,6 +131,17 @@ def test_success_of_a_hand_task_is_the_environments():
     assert np.array_equal(arrays["success"], rule) and 0 < arrays["success"].mean() < 1 and not rule[0][3]
 
 
+def test_the_source_with_bad_numbers_is_named(capsys):
+    data = walks()
+    data["u"][2, 1, 0] = np.nan
+    names = dump("good.pkl", walks()), dump("bad.pkl", data)
+    for first, second, flag in ((*names, "--random-source"), (*names[::-1], "--source")):
+        flags = "--source", first, "--random-source", second, "--task", "PointMaze", "--out", "x.npz"
+        line = refused(capsys, *flags)
+        assert f"{flag} bad.pkl: actions must be finite" in line and "--task" not in line
+    made(*flags[:4], "--expert-episodes", 2)  # without it
+
+
 def test_mixture_takes_the_first_episodes(capsys):
     expert, random = walks(6, seed=1), walks(9, seed=2)
     flags = ["--source", dump("e.pkl", expert), "--random-source", dump("r.pkl", random)]
@@ -239,6 +250,10 @@ def test_damaged_datasets(capsys):
     for length in (0, -5, 200):
         assert "lengths must lie between 1 and 6" in edited(lengths=np.full(5, length))
     assert "lengths are no whole numbers" in edited(lengths=np.full(5, 6.0))
+    for name, shape in (("success", (5, 3)), ("success", (5,)), ("seeds", (5, 2)), ("source", (5, 2)),
+                        ("lengths", (5, 2)), ("achieved_goals", (4, 7, 2))):
+        assert f"its {name} must have shape (5," in edited(**{name: np.ones(shape, np.uint8)})
+    assert "it holds note besides" in edited(note=np.ones(5))
     for kind in ("U", "M8[s]", complex):
         assert "actions are no numbers" in edited(actions=arrays["actions"].astype(int).astype(kind))
     np.savez("foreign.npz", **arrays)
@@ -302,9 +317,10 @@ def test_no_opengl_is_needed():
 
 
 def test_a_file_that_is_no_manifest_stays(capsys):
-    Path("x.json").write_text('{"my": "settings"}')
     source = "--source", dump("b.pkl", walks()), "--task", "PointMaze", "--out", "x.npz"
-    assert "--out x.npz" in refused(capsys, *source) and Path("x.json").read_text() == '{"my": "settings"}'
+    for content in ('{"my": "settings"}', '"sha256"', '{"sha256": "of an expert, in its card"}'):
+        Path("x.json").write_text(content)
+        assert "--out x.npz" in refused(capsys, *source) and Path("x.json").read_text() == content
     run(*source, "--force")
     read("x.npz")
     Path("x.npz").unlink()
@@ -318,6 +334,12 @@ def test_flags(capsys):
     assert "--force" in refused(capsys, *source, "--task", "PointMaze", "--out", "made.npz")
     assert "must end in .npz" in refused(capsys, *source, "--task", "PointMaze", "--out", "made.txt")
     assert "--task" in refused(capsys, *source, "--out", "x.npz")
+    Path("folder.json").mkdir()
+    for out in ("folder.npz", "x" * 300 + ".npz"):
+        for force in ([], ["--force"]):
+            assert f"--out {out}: " in refused(capsys, *source, "--task", "PointMaze", "--out", out, *force)
+    line = refused(capsys, *source, "--task", "PointMaze", "--out", "x.npz", "--goal-dims", "0:2")
+    assert "--goal-dims 0:2" in line and "b.pkl" in line
     for task in ("Nope", "a:b:c", ":", "FetchReach-v1", "CartPole-v1", "this:CartPole-v1"):
         assert f"--task {task}: no goal" in refused(capsys, *source, "--task", task, "--out", "x.npz")
     source = "--source", "made.npz"
@@ -489,6 +511,16 @@ def test_minari_round_trip(lengths):
             assert t == 0 or episode.rewards[t - 1] == reward
         assert all(dataset.action_space.contains(action) for action in episode.actions)
         assert not episode.terminations.any() and episode.truncations.tolist() == [False] * (n - 1) + [True]
+
+
+def test_minari_has_the_environments_two_rewards(monkeypatch):
+    ogbench()
+    maze = type(gym.make("envs:PointMaze-v0").unwrapped)
+    monkeypatch.setattr(maze, "compute_reward", lambda *args, rule=maze.compute_reward: 10 * rule(*args))
+    minari()
+    run("--source", "play.npz", "--goal-dims", "0:2", "--task", "PointMaze", "--out", "minari:own/ten-v0")
+    rewards = [episode.rewards.tolist() for episode in minari().load_dataset("own/ten-v0")]
+    assert set(sum(rewards, [])) == {0, -10} and all(row[-1] == 0 for row in rewards)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -129,6 +129,20 @@ def test_bad_options(options):
             env.reset(seed=0, options=options)
 
 
+@pytest.mark.parametrize("seed", [0, None])
+def test_options_that_are_refused_leave_a_batch_as_it_was(seed):
+    batch, other = make_batch(3), make_batch(3)
+    with pytest.raises(ValueError):
+        batch.reset(seed=seed, options={"start": 3})
+    with pytest.raises(gym.error.ResetNeeded):
+        batch.step(np.zeros((3, 2)))
+    for env in (batch, other):
+        env.reset(seed=7)
+    with pytest.raises(ValueError):
+        batch.reset(seed=seed, options={"start": [0, 1, 3]})
+    np.testing.assert_array_equal(batch.reset()[0]["observation"], other.reset()[0]["observation"])
+
+
 @pytest.mark.parametrize("action", [[np.nan, 0], [0, np.inf], [0], [0, 0, 0], [[0, 0]], "ab", [[0], [0, 1]],
                                     None])
 def test_bad_actions(action):
