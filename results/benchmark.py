@@ -220,10 +220,9 @@ def protocol_words(extra):
     return words
 
 
-def own_protocol(method, settings, words, task):
+def own_protocol(method, settings, plain, task):
     """Do flags after -- change a setting or the data of a run? With --alpha 1, the default, it belongs to its cell."""
-    plain, path = settings_of(method, words), settings["dataset"]
-    default = report.DATASETS / f"{task}.npz"
+    path, default = settings["dataset"], report.DATASETS / f"{task}.npz"
     return (report.setting({"method": method, "flags": settings}) != report.setting({"method": method, "flags": plain})
             or bool(path) and Path(path).resolve() != default.resolve())
 
@@ -245,21 +244,22 @@ def list_cells(methods, tasks, swap, seeds, protocol, extra, gpus=0):
             number, flags = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
             own = METHOD_FLAGS[protocol].get(line, {})
             flags, version = flags | own, f"-{own['variant']}" if "variant" in own else ""
-            words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-            arguments = words + device + extra
-            if tuple(arguments) not in parsed:
-                parsed[tuple(arguments)] = settings_of(method, arguments)
-                path = parsed[tuple(arguments)]["dataset"]
-                if path and not Path(path).exists():
-                    fail(f"--dataset {path}: does not exist; give a path from {REPOSITORY}, or from /")
-            its_suffix = suffix if suffix and own_protocol(method, parsed[tuple(arguments)], words, task) else ""
+            plain = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+            arguments = plain + device + extra
+            for words in map(tuple, (plain, arguments)):
+                if words not in parsed:
+                    parsed[words] = settings_of(method, words)
+                    path = parsed[words]["dataset"]
+                    if path and not Path(path).exists():
+                        fail(f"--dataset {path}: does not exist; give a path from {REPOSITORY}, or from /")
+            apart = own_protocol(method, parsed[tuple(arguments)], parsed[tuple(plain)], task)
             for rank, seed in enumerate(seeds or range(1, number + 1)):
                 step = next((i for i, (its_tasks, its_methods, its_seeds) in enumerate(ORDER) if task in its_tasks
                              and (its_methods is None or method in its_methods) and rank < its_seeds), len(ORDER))
                 for s in swaps:
                     cells.append(((step, rank, TASKS.index(task)), Cell(
                         line, method, task, s, seed,
-                        RUNS / f"{protocol}{its_suffix}" / (sha[:12] + version),
+                        RUNS / f"{protocol}{suffix * apart}" / (sha[:12] + version),
                         parsed[tuple(arguments)] | {"task": task, "swap": s, "seed": seed}, arguments, sha)))
     cells = [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
     once = {(cell.setting, cell.seed): cell for cell in reversed(cells)}  # flags after -- can make two versions one
