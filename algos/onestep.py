@@ -242,9 +242,11 @@ class Normalizer(nn.Module):
         super().__init__()
         valid = np.arange(buffer.obs.shape[1]) <= buffer.lengths[:, None]
         x = buffer.obs[valid], np.concatenate([buffer.achieved[valid], buffer.desired])
-        for name, value in (("mean", np.concatenate([a.mean(0, dtype=np.float64) for a in x])),
-                            ("std", np.concatenate([a.std(0, dtype=np.float64) for a in x]).clip(min=1e-2)),
-                            ("center", (action_space.high + action_space.low) / 2),
+        mean = np.concatenate([a.mean(0, dtype=np.float64) for a in x])
+        std = np.concatenate([a.std(0, dtype=np.float64) for a in x]).clip(min=1e-2)
+        goals = slice(buffer.obs.shape[-1], None)  # clipped they look alike, as a fifth of FetchPick's desired ones did
+        std[goals] = np.maximum(std[goals], np.abs(buffer.desired - mean[goals]).max(0) / 5)
+        for name, value in (("mean", mean), ("std", std), ("center", (action_space.high + action_space.low) / 2),
                             ("scale", (action_space.high - action_space.low) / 2)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32))
 

@@ -3,7 +3,8 @@
     python results/report.py add runs/cpu/.../PointMaze/dqapg-swap/1 ...    adds finished runs
     python results/report.py                 rebuilds README.md, docs/{results,studies,runs}.md and results/plots/
     python results/report.py check           exit status 1 if one of them is out of date
-    python results/report.py revalidate      clears stale cells if only comments changed, or if the old and the new file,
+    python results/report.py revalidate      clears stale cells if only comments changed, if only Normalizer changed and
+                                             holds the same numbers on the task's data, or if the old and the new file,
                                              with the cell's flags, are the same bit for bit after 200 updates
 
 A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
@@ -331,13 +332,17 @@ def committed(method, sha):
     return None, b""
 
 
-def code_of(content):
-    """What Python executes of a file's content: no comments, no docstrings."""
+def parse(content):
+    """The syntax tree of what Python executes of a file's content: no comments, no docstrings."""
     tree = ast.parse(content)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return ast.dump(tree)
+    return tree
+
+
+def code_of(content):
+    return ast.dump(parse(content))
 
 
 def file_hash(method):
@@ -350,6 +355,54 @@ def same_code(row):
     content = committed(row["method"], row["file_sha256"])[1]
     now = (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes()
     return bool(content) and code_of(content) == code_of(now)
+
+
+def same_inputs(row):
+    """Do the files differ in Normalizer.__init__ only, and does it make the same numbers of the task's data as before?
+
+    If so, all networks see the same inputs, and a run of any length is the same.
+    """
+    content = committed(row["method"], row["file_sha256"])[1]
+    trees = [parse(text) for text in (content, (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes())]
+    sources = []
+    for tree in trees:
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == "Normalizer":
+                sources.append(ast.unparse(node))
+                node.body = [part for part in node.body if getattr(part, "name", "") != "__init__"]
+    path = DATASETS / f"{row['flags']['task']}.npz"
+    return len(sources) == 2 and ast.dump(trees[0]) == ast.dump(trees[1]) and path.exists() and (
+        normalised(sources[0], row["flags"]["task"]) == normalised(sources[1], row["flags"]["task"]))
+
+
+@functools.cache
+def method_module():
+    """algos/dqapg.py, for its shared blocks, which are those of all methods."""
+    spec = importlib.util.spec_from_file_location("dqapg", REPOSITORY / "algos" / "dqapg.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def task_data(task):
+    """The replay buffer and the action space of a task with its dataset as it is now."""
+    module = method_module()
+    env, reached = module.make_env(task)
+    data, _ = module.load_dataset(DATASETS / f"{task}.npz", task, env)
+    return module.ReplayBuffer(data, module.Relabelling(), reached, 0), env.action_space
+
+
+@functools.cache
+def normalised(source, task):
+    """The numbers that a Normalizer of this source holds for a task, and the random state that it leaves."""
+    import torch
+    names = dict(vars(method_module()))
+    exec(source, names)
+    torch.manual_seed(0)
+    buffer, action_space = task_data(task)
+    numbers = names["Normalizer"](buffer, action_space).state_dict()
+    return plain([numbers, torch.get_rng_state(), buffer.rng.bit_generator.state])
 
 
 def run_again(folder, row, content):
@@ -406,26 +459,28 @@ def same_run(row):
 
 
 def revalidate():
-    """Clears stale cells whose method differs in comments only, or whose short run is the same with the new file."""
+    """Clears stale cells whose new file differs in comments only, or gives the same inputs, or the same short run."""
     cells, changed = {}, {}
     for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
             cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
     now = {group[0]["method"]: file_hash(group[0]["method"]) for group in cells.values()}  # before any run starts
-    def look(group):
-        if same_code(group[0]):
-            return group[0]["flags"], 0
-        return same_run(group[0]), SHORT["updates"]
+    alike = {at: "only comments changed" if same_code(group[0]) else "its networks see the same"
+             for at, group in cells.items() if same_code(group[0]) or same_inputs(group[0])}
+
+    def look(at):
+        return (cells[at][0]["flags"], 0) if at in alike else (same_run(cells[at][0]), SHORT["updates"])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for group, (flags, updates) in zip(cells.values(), pool.map(look, cells.values())):
+        for (at, group), (flags, updates) in zip(cells.items(), pool.map(look, cells)):
             first = group[0]
             print(f"{first['method']}, {first['flags']['task']}, {describe(first)}: {'same' if flags else 'differs'}, "
-                  f"{f'after {updates} updates' if updates else 'as only comments changed'}", flush=True)
+                  f"{f'after {updates} updates' if updates else f'as {alike[at]}'}", flush=True)
             for row in group if flags and now[first["method"]] == file_hash(first["method"]) else []:
                 known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
                 row["flags"] |= {name: value for name, value in flags.items() if name not in known}
-                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates})
+                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates} | (
+                    {"inputs": "same"} if alike.get(at) == "its networks see the same" else {}))
                 row["file_sha256"] = now[row["method"]]
                 changed[before] = row
     with locked():  # rows that were added meanwhile stay

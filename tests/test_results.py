@@ -1,10 +1,12 @@
 """results/: cells, statistics, verdicts, tables and figures, from made-up rows; the published ones are up to date."""
 
 import copy
+import functools
 import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -1028,6 +1030,26 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
     monkeypatch.setattr(report, "same_code", lambda first: True)
     report.revalidate()
     assert [r["revalidated"][0]["from"] for r in report.read_rows()] == ["first"]
+
+
+def test_a_changed_normalizer_is_compared_by_what_it_makes_of_the_data(dataset, tmp_path, monkeypatch):
+    now = (REPOSITORY / "algos" / "iql.py").read_bytes()
+    monkeypatch.setattr(report, "DATASETS", tmp_path)
+    monkeypatch.setattr(report, "task_data", functools.cache(report.task_data.__wrapped__))
+    monkeypatch.setattr(report, "normalised", functools.cache(report.normalised.__wrapped__))
+
+    def same(old, new):
+        assert now.count(old) == 1
+        monkeypatch.setattr(report, "committed", lambda method, sha: ("abc", now.replace(old, new)))
+        return report.same_inputs(row(method="iql"))
+
+    assert not same(b".clip(min=1e-2)", b".clip(min=1e-3)")  # there is no data to look at
+    shutil.copy(dataset, tmp_path / "PointMaze.npz")
+    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)")  # nothing in the maze varies as little
+    assert not same(b".clip(min=1e-2)", b".clip(min=10)")
+    assert not same(b"        valid = ", b"        torch.rand(1)\n        valid = ")  # all that is drawn later would differ
+    assert not same(b".clamp(-5, 5)\n        return", b".clamp(-9, 9)\n        return")  # another function of the class
+    assert not same(b"lr: float = 1e-3", b"lr: float = 1e-4")  # another class
 
 
 def test_two_files_are_compared_by_a_short_run_of_both(dataset, monkeypatch, capsys):
