@@ -358,9 +358,9 @@ def same_code(row):
 
 
 def same_inputs(row):
-    """Do the files differ in Normalizer.__init__ only, and does it make the same numbers of the task's data as before?
+    """Where the files differ in Normalizer.__init__ only: does it make the same numbers of the task's data as before?
 
-    If so, all networks see the same inputs, and a run of any length is the same.
+    If so, all networks see the same inputs, and a run of any length is the same. None: the files differ elsewhere too.
     """
     content = committed(row["method"], row["file_sha256"])[1]
     trees = [parse(text) for text in (content, (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes())]
@@ -371,8 +371,10 @@ def same_inputs(row):
                 sources.append(ast.unparse(node))
                 node.body = [part for part in node.body if getattr(part, "name", "") != "__init__"]
     path = DATASETS / f"{row['flags']['task']}.npz"
-    return len(sources) == 2 and ast.dump(trees[0]) == ast.dump(trees[1]) and path.exists() and (
-        normalised(sources[0], row["flags"]["task"]) == normalised(sources[1], row["flags"]["task"]))
+    if len(sources) < 2 or ast.dump(trees[0]) != ast.dump(trees[1]) or not path.exists():
+        return None
+    old, now = (normalised(source, row["flags"]["task"]) for source in sources)
+    return old == now
 
 
 @functools.cache
@@ -465,22 +467,26 @@ def revalidate():
         if row["file_sha256"] != file_hash(row["method"]):
             cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
     now = {group[0]["method"]: file_hash(group[0]["method"]) for group in cells.values()}  # before any run starts
-    alike = {at: "only comments changed" if same_code(group[0]) else "its networks see the same"
-             for at, group in cells.items() if same_code(group[0]) or same_inputs(group[0])}
+    settled = {}  # without a run
+    for at, group in cells.items():
+        if same_code(group[0]):
+            settled[at] = group[0]["flags"], {"updates": 0}, "as only comments changed"
+        elif (same := same_inputs(group[0])) is not None:
+            settled[at] = group[0]["flags"] if same else None, {"updates": 0, "inputs": "same"}, "what its networks see"
 
     def look(at):
-        return (cells[at][0]["flags"], 0) if at in alike else (same_run(cells[at][0]), SHORT["updates"])
+        return settled.get(at) or (same_run(cells[at][0]), {"updates": SHORT["updates"]},
+                                   f"after {SHORT['updates']} updates")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (at, group), (flags, updates) in zip(cells.items(), pool.map(look, cells)):
+        for group, (flags, compared, what) in zip(cells.values(), pool.map(look, cells)):
             first = group[0]
             print(f"{first['method']}, {first['flags']['task']}, {describe(first)}: {'same' if flags else 'differs'}, "
-                  f"{f'after {updates} updates' if updates else f'as {alike[at]}'}", flush=True)
+                  f"{what}", flush=True)
             for row in group if flags and now[first["method"]] == file_hash(first["method"]) else []:
                 known, before = {"out": "", "dataset": ""} | row["flags"], key(row)
                 row["flags"] |= {name: value for name, value in flags.items() if name not in known}
-                row.setdefault("revalidated", []).append({"from": row["file_sha256"], "updates": updates} | (
-                    {"inputs": "same"} if alike.get(at) == "its networks see the same" else {}))
+                row.setdefault("revalidated", []).append({"from": row["file_sha256"], **compared})
                 row["file_sha256"] = now[row["method"]]
                 changed[before] = row
     with locked():  # rows that were added meanwhile stay

@@ -1015,6 +1015,7 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
 
     monkeypatch.setattr(report, "same_run", same_run)
     monkeypatch.setattr(report, "same_code", lambda first: False)
+    monkeypatch.setattr(report, "same_inputs", lambda first: None)
     report.revalidate()
     rows = report.read_rows()
     assert [(r["method"], r["flags"]["seed"], r["file_sha256"]) for r in rows] == [
@@ -1025,6 +1026,14 @@ def test_revalidating_clears_what_repeats_fills_in_new_flags_and_keeps_rows_adde
     monkeypatch.setattr(report, "same_code", lambda first: first["flags"]["swap"])
     report.revalidate()
     assert report.read_rows()[2]["revalidated"] == [{"from": "then", "updates": 0}]
+    inputs = [row(seed=1, sha="old"), row(task="FetchPick", sha="old")]
+    report.save_rows(inputs)
+    monkeypatch.setattr(report, "same_code", lambda first: False)
+    monkeypatch.setattr(report, "same_inputs", lambda first: first["flags"]["task"] == "PointMaze")
+    monkeypatch.setattr(report, "same_run", lambda first: 1 / 0)
+    report.revalidate()
+    assert [(r["file_sha256"], r.get("revalidated")) for r in report.read_rows()] == [
+        ("now", [{"from": "old", "updates": 0, "inputs": "same"}]), ("old", None)]
     twice = [row(seed=1, sha="first"), row(seed=1, sha="second")]  # it ran again, and neither change did anything
     report.save_rows(twice)
     monkeypatch.setattr(report, "same_code", lambda first: True)
@@ -1043,13 +1052,13 @@ def test_a_changed_normalizer_is_compared_by_what_it_makes_of_the_data(dataset, 
         monkeypatch.setattr(report, "committed", lambda method, sha: ("abc", now.replace(old, new)))
         return report.same_inputs(row(method="iql"))
 
-    assert not same(b".clip(min=1e-2)", b".clip(min=1e-3)")  # there is no data to look at
+    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)") is None  # there is no data to look at
     shutil.copy(dataset, tmp_path / "PointMaze.npz")
-    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)")  # nothing in the maze varies as little
-    assert not same(b".clip(min=1e-2)", b".clip(min=10)")
-    assert not same(b"        valid = ", b"        torch.rand(1)\n        valid = ")  # all that is drawn later would differ
-    assert not same(b".clamp(-5, 5)\n        return", b".clamp(-9, 9)\n        return")  # another function of the class
-    assert not same(b"lr: float = 1e-3", b"lr: float = 1e-4")  # another class
+    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)") is True  # nothing in the maze varies as little
+    assert same(b".clip(min=1e-2)", b".clip(min=10)") is False
+    assert same(b"        valid = ", b"        torch.rand(1)\n        valid = ") is False  # all that is drawn later would differ
+    assert same(b".clamp(-5, 5)\n        return", b".clamp(-9, 9)\n        return") is None  # another function of the class
+    assert same(b"lr: float = 1e-3", b"lr: float = 1e-4") is None  # another class
 
 
 def test_two_files_are_compared_by_a_short_run_of_both(dataset, monkeypatch, capsys):
