@@ -163,7 +163,7 @@ def read_npz(path, goal_dims):
     if "manifest" not in data:
         raise ValueError("it has neither terminals, like OGBench's, nor a manifest, like ours")
     manifest = json.loads(str(data.pop("manifest")))
-    check_hashes(path, data, manifest)
+    check_hashes(data, manifest)
     if others := data.keys() - ARRAYS - {"lengths"}:
         raise ValueError(f"it holds {', '.join(sorted(others))} besides the arrays of our format, which would be lost")
     return {"lengths": np.full(len(data["actions"]), data["actions"].shape[1])} | data, {"manifest": manifest}
@@ -178,11 +178,11 @@ def import_minari():
     return minari
 
 
-def read_minari(dataset_id):
+def read_minari(dataset_id, flag):
     try:
         dataset = import_minari().load_dataset(dataset_id)
     except FileNotFoundError:
-        fail(f"--source minari:{dataset_id}: no such dataset on this machine; `minari list local` shows what "
+        fail(f"{flag} minari:{dataset_id}: no such dataset on this machine; `minari list local` shows what "
              f"there is, `minari download {dataset_id}` gets a public one")
     about, manifest = dataset.storage.metadata, json.loads(dataset.storage.metadata.get("manifest", "null"))
     episodes = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
@@ -204,7 +204,7 @@ def read_minari(dataset_id):
                 row[:len(part)] = part
     if manifest:
         arrays["source"] = np.array([episode["source"] == "expert" for episode in episodes], np.uint8)
-        check_hashes(f"minari:{dataset_id}", pad(arrays), manifest)
+        check_hashes(pad(arrays), manifest)
         return arrays, {"manifest": manifest}
     origin = {"format": "Minari", "env_id": dataset.env_spec and dataset.env_spec.id}
     for name in {"author", "algorithm_name", "code_permalink", "requirements"} & about.keys():
@@ -224,24 +224,24 @@ def pad(arrays):
                      "success": arrays["success"] & inside}
 
 
-def check_hashes(source, arrays, manifest):
+def check_hashes(arrays, manifest):
     check_manifest(manifest)
     for name in sorted(arrays.keys() | manifest["sha256"].keys()):
         if name not in arrays or manifest["sha256"].get(name) != sha256(arrays[name]):
-            fail(f"--source {source}: {name} differs from the manifest, damaged or edited; get it anew")
+            raise ValueError(f"{name} differs from the manifest, damaged or edited")
 
 
-def read(source, split, goal_dims):
-    """A source's arrays, with source and seeds, and its origin. Fails on whatever cannot be read."""
+def read(source, split, goal_dims, flag):
+    """A source's arrays, with source and seeds, and its origin. Fails on whatever cannot be read, naming the flag."""
     try:
         if source.startswith("minari:"):
-            arrays, origin = read_minari(source.removeprefix("minari:"))
+            arrays, origin = read_minari(source.removeprefix("minari:"), flag)
         elif source.endswith(".pkl"):
             arrays, origin = read_pickle(source)
         elif source.endswith(".npz"):
             arrays, origin = read_npz(source, goal_dims)
         else:
-            fail(f"--source {source}: must be a .pkl file, a .npz file or minari:<dataset id>")
+            fail(f"{flag} {source}: must be a .pkl file, a .npz file or minari:<dataset id>")
         n = len(arrays["actions"])
         arrays = {"source": np.full(n, split == "expert", np.uint8), "seeds": np.full(n, -1)} | arrays
         for name in ("observations", "achieved_goals", "desired_goals"):
@@ -260,7 +260,7 @@ def read(source, split, goal_dims):
             if not source.startswith("minari:"):
                 origin["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
     except Exception as error:  # a damaged or foreign file raises one of many kinds
-        fail(f"--source {source}: not a readable dataset ({type(error).__name__}: {error}); get it anew, or see --help "
+        fail(f"{flag} {source}: not a readable dataset ({type(error).__name__}: {error}); get it anew, or see --help "
              "for what can be read")
     return arrays, {"source": source} | origin
 
@@ -439,14 +439,17 @@ def check_out(out, force):
         fail(f"--out {out}: must end in .npz or be minari:<dataset id>")
     elif not force and not os.path.exists(out) and (other := foreign(Path(out))):
         fail(f"--out {out}: its manifest would replace {other}, which is none; name another, or --force it")
+    elif os.path.isdir(out):
+        fail(f"--out {out}: is a folder; name a file")
     elif os.path.exists(out) and not force:  # unlike Path.exists without an error for a folder it may not enter
         fail(f"--out {out}: is there already; --force replaces it")
 
 
 def convert(args):
     check_out(args.out, args.force)
-    sources = [(args.source, args.split)] + [(args.random_source, "random")] * bool(args.random_source)
-    parts, origins = zip(*[read(source, split, args.goal_dims) for source, split in sources])
+    sources = [(args.source, args.split, "--source")]
+    sources += [(args.random_source, "random", "--random-source")] * bool(args.random_source)
+    parts, origins = zip(*[read(source, split, args.goal_dims, flag) for source, split, flag in sources])
     shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
     if shapes[0] != shapes[-1]:
         fail(f"--random-source {args.random_source}: its arrays differ from --source's in name or size")
@@ -456,7 +459,7 @@ def convert(args):
     names = [task_of(manifest.get("task") or origin.get("env_id")) for origin, manifest in zip(origins, manifests)]
     if len({name for name in names if name}) > 1:
         fail(f"--random-source {args.random_source}: is of {names[1]}, --source of {names[0]}; name two of one task")
-    for (source, _), origin, name in zip(sources, origins, names):
+    for (source, _, _), origin, name in zip(sources, origins, names):
         versions = made_with(origin)
         if "mujoco" in versions and (message := other_mujoco(source, name, versions)):
             if args.strict:

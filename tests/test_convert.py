@@ -384,6 +384,23 @@ def test_two_sources_of_other_arrays(capsys):
         assert f"--random-source {other}: its arrays differ" in line
 
 
+@pytest.mark.parametrize("other", ["bad.pkl", "bad.npz", "bad.txt", "edited.npz"])
+def test_a_second_source_that_cannot_be_read_is_named_by_its_flag(other, capsys):
+    arrays, manifest = made("--source", dump("b.pkl", walks()))
+    np.savez("edited.npz", **arrays | {"actions": arrays["actions"] + 1}, manifest=np.array(json.dumps(manifest)))
+    for name in ("bad.pkl", "bad.npz", "bad.txt"):
+        Path(name).write_text("no data")
+    line = refused(capsys, "--source", "b.pkl", "--random-source", other, "--task", "PointMaze", "--out", "x.npz")
+    assert f"error: --random-source {other}: " in line
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_folder_in_the_place_of_the_file(force, capsys):
+    Path("x.npz").mkdir()
+    line = refused(capsys, "--source", dump("b.pkl", walks()), "--task", "PointMaze", "--out", "x.npz", *force)
+    assert "is a folder; name a file" in line
+
+
 def test_dense_rewards_have_no_success(capsys):
     line = refused(capsys, "--source", dump("b.pkl", walks()), "--task", "FetchReachDense-v4", "--out", "x.npz")
     assert "needs a sparse reward" in line
