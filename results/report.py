@@ -472,7 +472,8 @@ def revalidate():
         if same_code(group[0]):
             settled[at] = group[0]["flags"], {"updates": 0}, "as only comments changed"
         elif (same := same_inputs(group[0])) is not None:
-            settled[at] = group[0]["flags"] if same else None, {"updates": 0, "inputs": "same"}, "what its networks see"
+            settled[at] = (group[0]["flags"] if same else None, {"updates": 0, "inputs": "same"},
+                           "in what its networks see")
 
     def look(at):
         return settled.get(at) or (same_run(cells[at][0]), {"updates": SHORT["updates"]},
