@@ -174,7 +174,7 @@ def import_minari():
         import h5py  # noqa: F401  which Minari itself only misses while it writes
         import minari
     except ImportError:
-        fail('--source or --out: Minari is missing: pip install "minari[hdf5]"')
+        fail('--source, --random-source or --out: Minari is missing: pip install "minari[hdf5]"')
     return minari
 
 

@@ -8,12 +8,14 @@
                                              with the cell's flags, are the same bit for bit after 200 updates
 
 A row is stale, and marked so in the tables, if its algorithm file has changed since; it counts in no verdict. Many
-changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared: all networks,
-optimizers and random states, every metric, and an evaluation. Statistics: compare.py; claims: claims.py; tables:
-pages.py; figures: figures.py.
+changes touch no number; `revalidate` shows it for a cell, and notes in its rows what was compared: nothing but the code
+(0 updates), what Normalizer holds for the cell's own data (`inputs`), or a short run on the task's present data, with
+all networks, optimizers and random states, every metric, and an evaluation. Statistics: compare.py; claims: claims.py;
+tables: pages.py; figures: figures.py.
 """
 
 import ast
+import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -358,9 +360,10 @@ def same_code(row):
 
 
 def same_inputs(row):
-    """Where the files differ in Normalizer.__init__ only: does it make the same numbers of the task's data as before?
+    """Where the files differ in Normalizer.__init__ only: does it hold the same numbers for the row's data as before?
 
-    If so, all networks see the same inputs, and a run of any length is the same. None: the files differ elsewhere too.
+    If so, all networks see the same inputs, and a run of any length is the same. None, which says nothing: the files
+    differ elsewhere too, the row's was never committed, or none of data/datasets/<task>*.npz is the row's data.
     """
     content = committed(row["method"], row["file_sha256"])[1]
     trees = [parse(text) for text in (content, (REPOSITORY / "algos" / f"{row['method']}.py").read_bytes())]
@@ -370,11 +373,17 @@ def same_inputs(row):
             if isinstance(node, ast.ClassDef) and node.name == "Normalizer":
                 sources.append(ast.unparse(node))
                 node.body = [part for part in node.body if getattr(part, "name", "") != "__init__"]
-    path = DATASETS / f"{row['flags']['task']}.npz"
-    if len(sources) < 2 or ast.dump(trees[0]) != ast.dump(trees[1]) or not path.exists():
+    if len(sources) < 2 or ast.dump(trees[0]) != ast.dump(trees[1]):
         return None
-    old, now = (normalised(source, row["flags"]["task"]) for source in sources)
-    return old == now
+    try:
+        for path in sorted(DATASETS.glob(f"{row['flags']['task']}*.npz")):
+            bits, made_of = dataset_hashes(path)
+            if row["dataset_sha256"] == bits or row["data"] == made_of:
+                old, now = (normalised(source, row["flags"]["task"], path) for source in sources)
+                return old == now
+    except (Exception, SystemExit) as error:  # a damaged file raises one of many kinds, the script's own check the last
+        print(f"{row['method']}, {describe(row)}: {error}", file=sys.stderr)
+    return None
 
 
 @functools.cache
@@ -387,24 +396,27 @@ def method_module():
 
 
 @functools.cache
-def task_data(task):
-    """The replay buffer and the action space of a task with its dataset as it is now."""
+def task_data(task, path):
+    """The replay buffer of a dataset and the action space of its task."""
     module = method_module()
     env, reached = module.make_env(task)
-    data, _ = module.load_dataset(DATASETS / f"{task}.npz", task, env)
+    data, _ = module.load_dataset(path, task, env)
     return module.ReplayBuffer(data, module.Relabelling(), reached, 0), env.action_space
 
 
 @functools.cache
-def normalised(source, task):
-    """The numbers that a Normalizer of this source holds for a task, and the random state that it leaves."""
+def normalised(source, task, path):
+    """All that a Normalizer of this source holds for a dataset, and what making it leaves of buffer and randomness."""
     import torch
     names = dict(vars(method_module()))
     exec(source, names)
     torch.manual_seed(0)
-    buffer, action_space = task_data(task)
-    numbers = names["Normalizer"](buffer, action_space).state_dict()
-    return plain([numbers, torch.get_rng_state(), buffer.rng.bit_generator.state])
+    buffer, action_space = task_data(task, path)
+    buffer = copy.deepcopy(buffer)
+    held = vars(names["Normalizer"](buffer, action_space))
+    arrays = {name: hashlib.sha256(value.tobytes()).digest() for name, value in vars(buffer).items()
+              if isinstance(value, np.ndarray)}
+    return plain([held, torch.get_rng_state(), buffer.rng.bit_generator.state, arrays])
 
 
 def run_again(folder, row, content):
@@ -465,7 +477,7 @@ def revalidate():
     cells, changed = {}, {}
     for row in read_rows():
         if row["file_sha256"] != file_hash(row["method"]):
-            cells.setdefault((setting(row), row["file_sha256"]), []).append(row)
+            cells.setdefault((setting(row), row["file_sha256"], row["data"]), []).append(row)
     now = {group[0]["method"]: file_hash(group[0]["method"]) for group in cells.values()}  # before any run starts
     settled = {}  # without a run
     for at, group in cells.items():

@@ -152,19 +152,22 @@ def test_normalizer_holds_the_statistics_of_the_dataset_and_is_saved_with_the_ne
     assert normalizer(far, -far).tolist() == [[5, 5, -5, -5]]
 
 
-def test_no_desired_goal_is_clipped():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_desired_goal_is_clipped(sign):
     """FetchPick's states are on the table and a fifth of its goals beyond 5 deviations above it, which looked alike."""
     module, data = load("dqapg"), dataset()
     data["achieved_goals"] = np.random.default_rng(0).normal(1, 0.02, data["achieved_goals"].shape)
     data["desired_goals"] = np.ones((N, 2))
-    data["desired_goals"][:2] = [1, 2], [1, 2.2]
+    data["desired_goals"][:2] = [1, 2 * sign], [1, 2.2 * sign]
+    data["achieved_goals"][..., 1] *= sign
+    data["desired_goals"][2:, 1] *= sign
     it = module.ReplayBuffer(data, module.Relabelling(), reached, 0)
     normalizer = module.Normalizer(it, gym.spaces.Box(-1, 1, (2,)))
     goals = np.concatenate([data["achieved_goals"].reshape(-1, 2), data["desired_goals"]])
-    assert 2 - goals[:, 1].mean() > 5 * goals[:, 1].std()  # so that both would be clipped
+    assert abs(2 * sign - goals[:, 1].mean()) > 5 * goals[:, 1].std()  # so that both would be clipped
     assert normalizer.std[2].item() == pytest.approx(goals[:, 0].std())
     one, two = normalizer(torch.zeros(2, 2), torch.tensor(data["desired_goals"][:2], dtype=torch.float32))[:, 3].tolist()
-    assert two == pytest.approx(5) and one == pytest.approx(4.15, abs=0.02)
+    assert two == pytest.approx(5 * sign) and one == pytest.approx(4.15 * sign, abs=0.02)
 
 
 def test_an_input_that_never_varies_is_divided_by_no_zero():

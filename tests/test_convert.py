@@ -598,4 +598,4 @@ def test_without_minari(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     for source, out in (("minari:own/maze-v0", "x.npz"), ("own.npz", "minari:own/maze-v0")):
         line = refused(capsys, "--source", source, "--out", out)
-        assert line == 'convert.py: error: --source or --out: Minari is missing: pip install "minari[hdf5]"\n'
+        assert line == 'convert.py: error: --source, --random-source or --out: Minari is missing: pip install "minari[hdf5]"\n'

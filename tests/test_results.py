@@ -1047,18 +1047,23 @@ def test_a_changed_normalizer_is_compared_by_what_it_makes_of_the_data(dataset, 
     monkeypatch.setattr(report, "task_data", functools.cache(report.task_data.__wrapped__))
     monkeypatch.setattr(report, "normalised", functools.cache(report.normalised.__wrapped__))
 
-    def same(old, new):
+    def same(old, new, of=None):
         assert now.count(old) == 1
         monkeypatch.setattr(report, "committed", lambda method, sha: ("abc", now.replace(old, new)))
-        return report.same_inputs(row(method="iql"))
+        return report.same_inputs(row(method="iql") | {"data": of or report.dataset_hashes(dataset)[1]})
 
     assert same(b".clip(min=1e-2)", b".clip(min=1e-3)") is None  # there is no data to look at
     shutil.copy(dataset, tmp_path / "PointMaze.npz")
     assert same(b".clip(min=1e-2)", b".clip(min=1e-3)") is True  # nothing in the maze varies as little
     assert same(b".clip(min=1e-2)", b".clip(min=10)") is False
-    assert same(b"        valid = ", b"        torch.rand(1)\n        valid = ") is False  # all that is drawn later would differ
+    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)", of="other data") is None
+    for more in (b"torch.rand(1)", b"buffer.rng.random()", b"buffer.actions[0] = 0", b"self.limit = 9"):  # seen later
+        assert same(b"        valid = ", b"        " + more + b"\n        valid = ") is False
     assert same(b".clamp(-5, 5)\n        return", b".clamp(-9, 9)\n        return") is None  # another function of the class
     assert same(b"lr: float = 1e-3", b"lr: float = 1e-4") is None  # another class
+    for path in tmp_path.glob("*"):
+        path.write_bytes(b"damaged")
+    assert same(b".clip(min=1e-2)", b".clip(min=1e-3)") is None
 
 
 def test_two_files_are_compared_by_a_short_run_of_both(dataset, monkeypatch, capsys):
