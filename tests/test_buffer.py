@@ -43,6 +43,16 @@ def test_what_only_some_methods_need():
     assert all(x.dtype == torch.float32 and len(x) == 8000 for x in batch)
 
 
+def test_goals_and_rewards_are_of_achieved_goals_and_not_of_observations():
+    module, data = load("dqapg"), dataset()
+    data["observations"] = -data["observations"]
+    r = module.Relabelling(her_ratio=1.0, swap=True, swap_source="achieved")
+    batch = module.ReplayBuffer(data, r, lambda achieved, goal: achieved.sum(-1) > goal.sum(-1), 0).sample(4000)
+    assert (batch.goal >= 0).all() and torch.equal(batch.achieved, -batch.obs)
+    assert torch.equal(batch.reward, (-batch.next_obs.sum(-1) > batch.goal.sum(-1)).float() - 1)
+    assert {*batch.reward[2000:].tolist()} == {0, -1}, "a rule that is not symmetric: beyond the goal"
+
+
 def test_transitions_are_those_of_the_dataset():
     obs, action, reward, next_obs, goal = sample(4000, her_ratio=0.0)
     assert (next_obs - obs == [0, 1]).all() and np.allclose(action, obs / 1000)

@@ -745,6 +745,19 @@ def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
     assert returns == {0, 1}
 
 
+def test_an_episode_that_ends_at_its_goal_is_a_success(tmp_path, monkeypatch):
+    (tmp_path / "toymodule.py").write_text(TOY.replace("self.x > 3, False", "reward > 0, False"))
+    monkeypatch.delitem(sys.modules, "toymodule", raising=False)
+    monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = load_module(DQAPG)
+    env, reached = module.make_env("toymodule:Toy-v0")
+    batch = gym.vector.SyncVectorEnv([lambda: env])
+    agent = SimpleNamespace(act=lambda obs, goal: torch.ones(1, 1))
+    rows = module.evaluate(agent, batch, "toymodule:Toy-v0", reached, 4, 10, torch.device("cpu"))
+    assert [(row["return"], row["success"]) for row in rows] == [(1, True)] * 4
+
+
 @pytest.mark.parametrize("name, flags, named", [
     ("collect", ["--no-such-flag", "3"], "--no-such-flag"), ("cards", ["--episodes", "x"], "--episodes"),
     ("convert", ["--source", "a.npz"], "--out"), ("mrn", ["--steps", "x"], "--steps")])

@@ -1,13 +1,14 @@
 """Losses and targets of DQAPG and TD3+BC on three hand-made transitions, against values worked out by hand."""
 
 import copy
+import dataclasses
 import math
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from speed import load, make
+from speed import ALGOS, load, make
 from tables import DELTA, DISTANCE, H, Table, TableActor, agent, batch, updated
 from torch import nn
 
@@ -74,9 +75,28 @@ def test_dqapg_values_that_the_value_function_is_regressed_on_are_bounded_too():
 def test_the_action_at_the_next_state_is_that_of_the_target_actor(method, algorithm):
     module, it = agent(method, **algorithm)
     it.actor.shift.data[3:] = 0.25  # would move Q'(s', a') by 2 * 0.5; the target actor stays where it was
+    it.actor_target.shift.data[:3] = 0.25  # and so would its action at s
     s, _, r, s_next, g, *_ = batch(module)
     y = it.targets(s, r, s_next, g)[1] if method == "dqapg" else it.target(r, s_next, g)
     assert y.tolist() == [-8, 0, -100]
+
+
+def test_dqapg_fig9_literal_differs_in_its_targets_only():
+    assert updated("dqapg", variant="fig9-literal")[1] == updated("dqapg", variant="fig9")[1]  # which these tables hide
+
+
+@pytest.mark.parametrize("method, algorithm", [
+    ("td3bc", {"target_noise": 0.0}), ("dqapg", {"variant": "fig9"}), ("dqapg", {"variant": "alg3"})])
+def test_lambda_is_alpha_by_the_mean_of_absolute_values(method, algorithm):
+    module, it = agent(method, alpha=1.5, **algorithm)
+    it.critic.rows.data[:, 0] = torch.tensor([1.0, 1.5])  # 1.6 and 1.2 at pi(s), where the others are negative
+    if method == "dqapg":
+        it.value.rows.data[:, :3] = it.critic.rows.data[:, :3]  # all weights are 1
+    cloning = sum(DISTANCE) / 3 * (3 if algorithm.get("variant") == "fig9" else 1)
+    terms = {"td3bc": (1.6 - 1.4 - 50) / (1.6 + 1.4 + 50), "alg3": (1.6 - 1.4 - 50) / (1 + 2 + 50),
+             "fig9": (1.6 - 1.4 - 50) / (1.6 + 1.4 + 50) + (1.2 - 1.3 - 40) / (1.2 + 1.3 + 40)}
+    loss = float(it.update(batch(module), 2)["actor_loss"])
+    assert loss == pytest.approx(cloning - 1.5 * terms[algorithm.get("variant", method)])
 
 
 def test_dqapg_weight_clip():
@@ -163,6 +183,12 @@ def test_td3bc_filter_looks_at_the_value_of_the_policys_action():
     assert float(it.update(batch(module), 2)["kept"]) == pytest.approx(2 / 3)
 
 
+def test_dqapg_filter_looks_at_the_smaller_value_of_the_state():
+    module, it = agent("dqapg", swap_filter="reachable")
+    it.value.rows.data[0, 1] = -50.3  # the second transition's; H / 2 is 50, and Q(s, a) is -2
+    assert float(it.update(batch(module), 2)["kept"]) == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize("variant", ["alg3", "fig9", "eq34"])
 def test_dqapg_advantage_is_of_the_values_before_the_step(variant):
     weights = []
@@ -179,7 +205,8 @@ def test_dqapg_advantage_is_of_the_values_before_the_step(variant):
 @pytest.mark.parametrize("method, variant", [("dqapg", "alg3"), ("dqapg", "fig9"), ("dqapg", "eq34"), ("td3bc", None)])
 def test_gradients_flow_where_they_must_and_nowhere_else(method, variant):
     module, it = agent(method, **({"variant": variant} if variant else {"target_noise": 0.0}))
-    it.update(batch(module), 2)
+    for _ in range(2):  # and do not add up
+        it.update(batch(module), 2)
     networks = [name for name in ("actor", "critic", "value") if hasattr(it, name)]
     for name in networks:
         assert all(p.grad is None for p in getattr(it, name + "_target").parameters())
@@ -207,6 +234,8 @@ def test_a_time_out_bootstraps_and_a_success_does_not(method):
     assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-31, -30]
     it.o.gamma = 0.5
     assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-16, -15]
+    it.o.stop_at_goal = True
+    assert target(last, torch.tensor([-1.0, 0.0]), last, last)[0].tolist() == [-16, 0]
     assert copy.deepcopy(module.DEFAULTS).optimisation.stop_at_goal and (buffer.step == 99).any()
 
 
@@ -274,6 +303,81 @@ def test_actor_and_critic_use_the_units_of_the_environment():
         torch.testing.assert_close(x[:, -2:], torch.tensor([[1.0, 0.0]]).expand(4, 2))
 
 
+ALL = sorted(path.stem for path in ALGOS.glob("*.py"))
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_all_networks_have_the_hidden_layers_asked_for_and_adam_its_rate(method):
+    module = load(method)
+    o, a = module.DEFAULTS.optimisation, module.DEFAULTS.algorithm
+    o.hidden, o.lr, a.vae_hidden, a.discriminator_lr = (7, 5), 0.02, (6,), 0.03
+    _, it = make(module, (3, 2, 2), swap=False)
+    for name, network in it.named_modules():
+        if isinstance(network, module.MLP):
+            widths = [layer.out_features for layer in network.body[::2]]
+            assert widths == ([6] if name.startswith("vae") else [7, 5]), name
+    for name, optimizer in it.optimizers.items():
+        assert type(optimizer) is torch.optim.Adam
+        assert optimizer.param_groups[0]["lr"] == (0.03 if name == "discriminator" else 0.02), name
+
+
+@pytest.mark.parametrize("method, policy", [*((name, None) for name in ALL if name != "bcq"), ("dqapg", "gaussian")])
+def test_the_policy_is_the_actor_at_observation_and_goal(method, policy):
+    module = load(method)
+    if policy:
+        module.DEFAULTS.algorithm.policy = policy
+    _, it = make(module, (2, 2, 2), swap=False)
+    obs, goal = torch.randn(2, 9, 2)
+    torch.testing.assert_close(it.act(obs, goal), (it.actor.mode if policy else it.actor)(obs, goal))
+
+
+# another value of each setting, and settings without which it does nothing
+OTHER = {
+    "am": {"variant": "official", "candidates": 2},
+    "awac": {"advantage": "td", "weight": "softmax", "temperature": 0.5, "weight_clip": 0.9},
+    "awr": {"standardise": True, "temperature": 0.5, "weight_clip": 0.9},
+    "bcq": {"vae_hidden": (9,), "phi": 0.5, "soft_minimum": 0.2, "target_candidates": 3, "act_candidates": 3,
+            "latent_clip": 0.2, "kl_weight": 0.1},
+    "cql": {"samples": 3, "weight": 2.0, "lagrange": True, "lagrange_gap": 5.0, "entropy": 2.0},
+    "crr": {"weight": "exp", "action_samples": 1, "policy_std": 0.1, "temperature": 0.5, "weight_clip": 0.9},
+    "dqapg": {"variant": "alg3", "alpha": 2.0, "weight_clip": 0.9, "swap_filter": "values", "policy": "gaussian"},
+    "gcsl": {},
+    "gofar": {"divergence": "kl", "reward": "binary", "discriminator_lr": 0.01, "penalty": 0.5, "weight_clip": 0.9},
+    "iql": {"expectile": 0.6, "beta": 1.0, "weight_clip": 0.9},
+    "onestep": {"beta": 1.0, "weight_clip": 0.9},
+    "td3bc": {"alpha": 1.0, "target_noise": 0.5, "noise_clip": 0.1, "policy_delay": 1, "swap_filter": "values"},
+    "wgcsl": {"variant": "gofar", "weight_clip": 0.9, "baw_best": 20.0, "baw_rise": 5.0, "baw_other": 0.5,
+              "baw_queue": 64}}
+NEEDS = {("cql", "lagrange_gap"): {"lagrange": True}, ("gofar", "weight_clip"): {"divergence": "kl"},
+         ("crr", "temperature"): {"weight": "exp"}, ("crr", "weight_clip"): {"weight": "exp"},
+         **{("wgcsl", name): {"baw_rise": 9.0} for name in ("baw_best", "baw_other", "baw_queue")}}
+
+
+def outcome(method, **settings):
+    """Every number of an agent after ten updates, and its actions."""
+    module = load(method)
+    o, a = module.DEFAULTS.optimisation, module.DEFAULTS.algorithm
+    for key, value in ({"hidden": (8,), "target_every": 4, "vae_hidden": (8,)} | settings).items():
+        setattr(o if hasattr(o, key) else a, key, value)
+    torch.manual_seed(0)
+    buffer, it = make(module, (2, 2, 2), swap=method not in ("am", "gcsl"))
+    for n in range(1, 11):
+        it.update(buffer.sample(64), n)
+    action = it.act(torch.randn(9, 2), torch.randn(9, 2))
+    return torch.cat([x.detach().flatten() for x in (*it.parameters(), action)]).tolist()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_every_setting_does_something(method):
+    fields = [field.name for field in dataclasses.fields(load(method).Algorithm)]
+    assert fields == list(OTHER.get(method, ())), "OTHER needs another value of each of its settings"
+    plain, no_stop = outcome(method), not load(method).DEFAULTS.optimisation.stop_at_goal
+    for name, value in (OTHER[method] | {"polyak": 0.5, "target_every": 3, "stop_at_goal": no_stop}).items():
+        needs = NEEDS.get((method, name), {})
+        same = outcome(method, **needs | {name: value}) == (outcome(method, **needs) if needs else plain)
+        assert same == (method == "gcsl"), name
+
+
 def test_networks_have_relu_layers_and_the_starting_weights_of_xavier():
     net = load("dqapg").MLP(50, 20, [100, 100])
     hidden = net.body(torch.randn(64, 50))
@@ -281,6 +385,16 @@ def test_networks_have_relu_layers_and_the_starting_weights_of_xavier():
     for layer in (*net.body[::2], net.head):
         bound = math.sqrt(6 / (layer.in_features + layer.out_features))
         assert 0.95 * bound < layer.weight.abs().max() <= bound and (layer.bias == 0).all()
+
+
+def test_networks_see_observation_then_goal_then_action():
+    _, it = make(load("dqapg"), (2, 2, 2), swap=False)
+    (obs, goal, action), n = torch.randn(3, 9, 2), it.actor.normalizer
+    torch.testing.assert_close(it.actor(obs, goal), n.center + n.scale * it.actor.net(n(obs, goal)).tanh())
+    for head, net in zip(it.critic(obs, goal, action), it.critic.nets):
+        torch.testing.assert_close(head, net(n(obs, goal, action))[:, 0])
+    for head, net in zip(it.value(obs, goal), it.value.nets):
+        torch.testing.assert_close(head, net(n(obs, goal))[:, 0])
 
 
 def test_the_two_heads_are_two_networks():
@@ -357,6 +471,12 @@ def test_dqapg_gaussian_deviations_are_bounded():
     it.actor.net.head.bias.data = torch.tensor([0.2, -0.1, 60.0, -60.0])
     sample, cloning = it.actor(s, s, torch.tensor([[1.0, 0.5]]))
     assert sample.isfinite().all() and cloning.isfinite().all()
+    s = torch.zeros(200, 1)
+    torch.manual_seed(3)
+    sample = it.actor(s, s)
+    torch.manual_seed(3)
+    before = torch.tensor([0.2, -0.1]) + torch.tensor([math.exp(2), math.exp(-5)]) * torch.randn(200, 2)
+    torch.testing.assert_close(sample, torch.tensor([1.0, 0.0]) + torch.tensor([2.0, 1.0]) * before.tanh())
 
 
 @pytest.mark.parametrize("variant", ["fig9", "alg3"])

@@ -97,6 +97,11 @@ def test_wgcsl_weights_and_targets_are_bounded_and_the_next_action_is_the_target
     assert metrics["critic_loss"] == pytest.approx((100 + 4 + 2500) / 3 + (144 + 1 + 1600) / 3)
 
 
+def test_wgcsl_without_a_hindsight_goal_has_nothing_to_clone():
+    module, it = official_wgcsl()
+    assert float(it.update(batch(module)._replace(offset=torch.full((3,), math.inf)), 1)["actor_loss"]) == 0
+
+
 def test_wgcsl_stops_at_a_goal_if_asked():
     module, it = official_wgcsl()
     s, _, r, s_next, g, *_ = batch(module)
@@ -175,6 +180,16 @@ def test_am_gofar(monkeypatch):
     assert metrics["actor_loss"] == pytest.approx((10.4 + 5.4 + 52) / 3)
     torch.testing.assert_close(it.actor.shift.grad, torch.cat([torch.full((3, 2), -2 / 3), torch.zeros(3, 2)]))
     assert it.critic_target.rows.grad is None and it.actor_target.shift.grad is None
+
+
+def test_am_asks_the_networks_that_learn_under_the_chained_goals_only(monkeypatch):
+    it, b = am(monkeypatch, [-10.0, -2, -50, 0, 0, 0], [0.0, 0, 0, -5, -3, -120], [-1.0, -2, -4])
+    asked, actor, critic = [], it.actor.forward, it.critic.forward
+    it.other_actions = lambda s, g: (asked.append(g), A)[1]
+    it.actor.forward = lambda obs, goal: (asked.append(goal), actor(obs, goal))[1]
+    it.critic.forward = lambda obs, goal, action: (asked.append(goal), critic(obs, goal, action))[1]
+    it.update(b, 1)
+    assert [goal[:, 0].tolist() for goal in asked] == [[-1, -4, -2]] * 5
 
 
 class GoalActor(TableActor):

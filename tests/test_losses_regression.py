@@ -137,6 +137,9 @@ def test_crr_actions_of_the_policy_stay_in_the_action_space():
     _, it = crr(policy_std=10.0)
     drawn = it.draw(torch.full((500, 2), 0.5))
     assert drawn.abs().max() == 2 and (drawn.mean(0).abs() < 0.5).all()
+    it.actor.normalizer.center = torch.tensor([1.0, -3])
+    drawn = it.draw(torch.full((500, 2), 0.5))
+    assert drawn.amin(0).tolist() == [-1, -5] and drawn.amax(0).tolist() == [3, -1]
     assert crr(policy_std=0.01)[1].draw(torch.zeros(5000, 2)).std() == pytest.approx(0.02, rel=0.1)
 
 
@@ -204,6 +207,17 @@ def test_the_actor_sends_no_gradient_into_the_critic_nor_the_critic_into_the_act
 
 
 @each_method
+def test_values_in_the_metrics_are_those_of_the_critic_after_its_step_and_of_awrs_value_before(method):
+    module, it = crr() if method == "crr" else agent(method)
+    it.optimizers[VALUES[method]].param_groups[0]["lr"] = 0.5  # Adam's first step is that long, towards y -8, 0, -100
+    metrics = it.update(batch(module), 2)
+    if method == "awr":
+        assert float(metrics["v"]) == pytest.approx(-68 / 3)
+    else:
+        assert float(metrics["q"]) == pytest.approx((-11.5 - 1.5 - 50.5) / 3)
+
+
+@each_method
 def test_the_critic_has_the_gradient_of_its_regression(method):
     module, it = crr() if method == "crr" else agent(method)
     it.update(batch(module), 2)
@@ -228,6 +242,8 @@ def test_a_time_out_bootstraps_and_a_success_does_not(method):
     assert target(it, r, last, last).tolist() == [-31, -30]
     it.o.gamma = 0.5
     assert target(it, r, last, last).tolist() == [-16, -15]
+    it.o.stop_at_goal = True
+    assert target(it, r, last, last).tolist() == [-16, 0]
 
 
 @each_method

@@ -76,6 +76,22 @@ def test_iql_and_onestep_gradients(method):
     assert it.actor.shift.grad[:3].abs().sum() > 0 and (it.actor.shift.grad[3:] == 0).all()
 
 
+@pytest.mark.parametrize("method", ["iql", "onestep"])
+def test_the_critic_learns_from_v_after_its_step_and_the_actor_from_v_before(method):
+    module, it = regression_agent(method, beta=1.0)
+    it.optimizers["value"] = torch.optim.SGD(it.value.parameters(), 0.0)
+    step = it.optimizers["value"].step
+
+    def moved():
+        step()
+        it.value.rows.data[0] += 1.0
+
+    it.optimizers["value"].step = moved
+    metrics = it.update(batch(module), 1)  # y is -9, 0, -100 instead of -10, 0, -100
+    assert float(metrics["critic_loss"]) == pytest.approx((1 + 4 + 2500) / 3 + (9 + 1 + 3600) / 3)
+    assert float(metrics["weight"]) == pytest.approx((math.exp(2) + 1 + math.exp(-1)) / 3)
+
+
 def test_iql_value_has_one_head_and_no_target():
     for method in ("iql", "onestep"):
         buffer, it = make(load(method), (2, 2, 2), swap=True)
@@ -187,6 +203,35 @@ def test_cql_lagrange(monkeypatch):
     assert metrics["critic_loss"] == pytest.approx(metrics["td_loss"] + math.e * excess)
     # its loss is -multiplier * excess / 2, its parameter the multiplier's logarithm: it grows while excess > 0
     assert it.multiplier[0].grad == pytest.approx(-math.e * excess / 2, rel=1e-4) and excess > 0
+    it.a.lagrange_gap = 50.0  # a gap below it: the term changes its sign, and the multiplier falls
+    excess = 5 * (cql_gap(2.0) + cql_gap(-1.0) - 2 * 50)
+    metrics = {name: float(value) for name, value in it.update(batch(module), 1).items()}
+    assert metrics["critic_loss"] == pytest.approx(metrics["td_loss"] + math.e * excess) and excess < 0
+    assert it.multiplier[0].grad == pytest.approx(-math.e * excess / 2, rel=1e-4)
+    it.multiplier[0].data.fill_(20.0)
+    assert float(it.update(batch(module), 1)["multiplier"]) == 1e6
+
+
+def test_cql_temperature_grows_by_its_logarithm(monkeypatch):
+    module, it = cql_agent(monkeypatch, entropy=3.0)
+    it.temperature[0].data.fill_(0.7)
+    metrics = it.update(batch(module), 1)
+    assert float(metrics["alpha"]) == pytest.approx(math.exp(0.7))
+    assert float(metrics["actor_loss"]) == pytest.approx(63 / 3 - 0.5 * math.exp(0.7), rel=1e-5)
+    assert it.temperature[0].grad == pytest.approx(0.5 + 3 * 2)  # the entropy minus its target of -6
+    assert load("cql").DEFAULTS.optimisation.lr == 3e-4
+
+
+def test_cql_deviations_are_bounded():
+    _, it = make(load("cql"), (2, 2, 2), swap=False)
+    nn.init.zeros_(it.actor.net.head.weight)
+    it.actor.net.head.bias.data = torch.tensor([0.0, 0, 60, -60])
+    obs = torch.zeros(200, 2)
+    torch.manual_seed(3)
+    action, _ = it.actor.sample(obs, obs, 1)
+    torch.manual_seed(3)
+    x = torch.tensor([math.exp(2), math.exp(-20)]) * torch.randn(1, 200, 2)
+    torch.testing.assert_close(action, x.tanh(), rtol=1e-4, atol=1e-12)
 
 
 def test_cql_uniform_actions_fill_the_box_of_the_environment(monkeypatch):
@@ -331,6 +376,10 @@ def test_bcq_vae_draws_with_its_deviation_and_decodes_into_the_box():
     torch.manual_seed(0)
     torch.rand(50, 2)
     torch.testing.assert_close(seen[0], mean + log_std.exp() * torch.randn(50, 4))
+    nn.init.constant_(vae.encoder.head.bias, 60.0)
+    assert (vae(obs, obs, torch.rand(50, 2))[2] == 15).all()
+    nn.init.constant_(vae.encoder.head.bias, -60.0)
+    assert (vae(obs, obs, torch.rand(50, 2))[2] == -4).all()
 
 
 def test_bcq_gradients():
@@ -351,6 +400,7 @@ def test_bcq_soft_minimum_and_best_candidate():
     it.a.target_candidates = 10  # the larger head grows with every proposal, the last is A + 1.1
     assert it.target(REWARD, s_next, g).tolist() == pytest.approx([-1 - 5 + 4.4 - 0, 0, -100])
     it.a.act_candidates = 5
+    it.critic_target.slopes = (-2.0, -1.0)  # is not asked for the policy's action
     obs = batch(module).obs
     torch.testing.assert_close(it.act(obs, g), A + 0.2 + 0.4 + 0.3)  # the first head grows too
 
@@ -439,6 +489,8 @@ def test_a_time_out_bootstraps_and_a_success_does_not(method):
     assert target() == [-31, -30]
     it.o.gamma = 0.5
     assert target() == [-16, -15]
+    it.o.stop_at_goal = True
+    assert target() == [-16, 0]
     assert module.DEFAULTS.optimisation.stop_at_goal
 
 
