@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+import speed
 import torch
 from conftest import ROOT, Run, load_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -489,6 +490,22 @@ def test_a_finished_run_is_not_touched_by_mistake(flags, named, finished, start,
     before = contents(tmp_path / "runs")
     fails(start(DQAPG, "--updates", 40, *flags.split()), named)
     assert contents(tmp_path / "runs") == before
+
+
+def test_on_resume_no_flag_may_change_that_changes_what_is_learned(tmp_path, capsys):
+    module = speed.load("dqapg")
+    buffer, agent = speed.make(module, (2, 2, 2), swap=False)
+    flags, path = module.Settings().flags(), tmp_path / "checkpoint.pt"
+    groups = module.Relabelling, module.Optimisation, module.Algorithm
+    own = {field.name.replace("_", "-") for group in groups for field in dataclasses.fields(group)} - {"updates"}
+    module.save(path, 7, agent, buffer, flags, "hash")
+    for name in flags:
+        if name in own | {"task", "seed", "precision"}:
+            with pytest.raises(SystemExit):
+                module.load(path, agent, buffer, flags | {name: "another"}, "hash")
+            assert f"--{name} another: " in capsys.readouterr().err
+        else:
+            assert module.load(path, agent, buffer, flags | {name: "another"}, "hash") == 7
 
 
 def test_a_finished_run_without_its_checkpoint_is_kept_too(finished, start, tmp_path):
