@@ -741,9 +741,8 @@ def test_the_real_command_line(tmp_path):
     assert run.stderr.count("\n") == 1 and "--task Nowhere" in run.stderr
 
 
-@pytest.mark.parametrize("end", ["self.x > 3, False", "False, self.x > 3"])  # it terminates, or is cut off early
-def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
-    """Nothing after the end of an episode counts, neither its steps nor the next one's goal."""
+def evaluate_toy(end, action, episodes, tmp_path, monkeypatch):
+    """The toy task, with episodes that end like that, and its rows of an evaluation of one action."""
     (tmp_path / "toymodule.py").write_text(TOY.replace("self.x > 3, False", end))
     monkeypatch.delitem(sys.modules, "toymodule", raising=False)
     monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
@@ -751,8 +750,15 @@ def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
     module = load_module(DQAPG)
     env, reached = module.make_env("toymodule:Toy-v0")
     batch = gym.vector.SyncVectorEnv([lambda: env])
-    agent, returns = SimpleNamespace(act=lambda obs, goal: torch.full((1, 1), 3.0)), set()
-    for row in module.evaluate(agent, batch, "toymodule:Toy-v0", reached, 8, 10, torch.device("cpu")):
+    agent = SimpleNamespace(act=lambda obs, goal: torch.full((1, 1), action))
+    return env, module.evaluate(agent, batch, "toymodule:Toy-v0", reached, episodes, 10, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("end", ["self.x > 3, False", "False, self.x > 3"])  # it terminates, or is cut off early
+def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
+    """Nothing after the end of an episode counts, neither its steps nor the next one's goal."""
+    (env, rows), returns = evaluate_toy(end, 3.0, 8, tmp_path, monkeypatch), set()
+    for row in rows:
         goal = env.reset(seed=row["seed"])[0]["desired_goal"][0]
         assert np.allclose(row["path"][:, 0], [0, 1.2, 2.4] + [3.6] * 8), "over at 3.6"
         hits = [abs(x - goal) < 0.5 for x in (1.2, 2.4, 3.6)]
@@ -763,15 +769,7 @@ def test_evaluation_ends_with_its_episodes(end, tmp_path, monkeypatch):
 
 
 def test_an_episode_that_ends_at_its_goal_is_a_success(tmp_path, monkeypatch):
-    (tmp_path / "toymodule.py").write_text(TOY.replace("self.x > 3, False", "reward > 0, False"))
-    monkeypatch.delitem(sys.modules, "toymodule", raising=False)
-    monkeypatch.delitem(gym.registry, "Toy-v0", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    module = load_module(DQAPG)
-    env, reached = module.make_env("toymodule:Toy-v0")
-    batch = gym.vector.SyncVectorEnv([lambda: env])
-    agent = SimpleNamespace(act=lambda obs, goal: torch.ones(1, 1))
-    rows = module.evaluate(agent, batch, "toymodule:Toy-v0", reached, 4, 10, torch.device("cpu"))
+    _, rows = evaluate_toy("reward > 0, False", 1.0, 4, tmp_path, monkeypatch)
     assert [(row["return"], row["success"]) for row in rows] == [(1, True)] * 4
 
 
