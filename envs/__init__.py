@@ -1,6 +1,37 @@
-"""`import envs` registers PointMaze-v0 with Gymnasium."""
+"""Registers the paper's nine tasks with Gymnasium: gym.make("envs:paper/FetchPush"), gym.make("envs:paper/PointMaze")."""
+
+import os
+from functools import partial
 
 import gymnasium as gym
 
-gym.register("PointMaze-v0", entry_point="envs.pointmaze:PointMazeEnv",
-             vector_entry_point="envs.pointmaze:PointMazeVectorEnv", max_episode_steps=100)
+ROBOTS = {
+    "FetchPush": "FetchPush-v4",
+    "FetchSlide": "FetchSlide-v4",
+    "FetchPick": "FetchPickAndPlace-v4",
+    "FetchReach": "FetchReach-v4",
+    "HandBlockZ": "HandManipulateBlockRotateZ-v1",
+    "HandBlockParallel": "HandManipulateBlockRotateParallel-v1",
+    "HandBlockXYZ": "HandManipulateBlockRotateXYZ-v1",
+    "HandEggRotate": "HandManipulateEggRotate-v1",
+}
+TASKS = (*ROBOTS, "PointMaze")  # in the order of the paper's tables
+
+
+def make_robot(name, render_mode=None, **kwargs):
+    """An environment of Gymnasium-Robotics; imported only when it is asked for."""
+    if render_mode is None:
+        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is drawn, and a missing OpenGL would stop the import
+    return gym.make(f"gymnasium_robotics:{name}", render_mode=render_mode, **kwargs).unwrapped
+
+
+for task, name in ROBOTS.items():
+    steps = 50 if task.startswith("Fetch") else 100
+    gym.register(f"paper/{task}", entry_point=partial(make_robot, name), max_episode_steps=steps)
+
+gym.register(
+    "paper/PointMaze",
+    entry_point="envs.pointmaze:PointMazeEnv",
+    vector_entry_point="envs.pointmaze:PointMazeVectorEnv",
+    max_episode_steps=100,
+)

@@ -1,0 +1,538 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["gymnasium==1.4.0", "gymnasium-robotics==1.4.2", "matplotlib", "mujoco==3.2.7", "numpy",
+#                 "tensorboard", "torch==2.13.0", "tqdm", "tyro>=1.0"]
+# ///
+"""DQAPG with a stochastic policy, a squashed Gaussian, with or without goal swapping.
+
+Yang, Wang, Cai, Pajarinen, Kamarainen (2023), "Swapped goal-conditioned offline reinforcement learning",
+arXiv 2302.08865, Sec. 7, which names this extension and does not write it down. Values and weights are those
+of dqapg.py (Fig. 9). The gradient of Q flows through re-parameterised samples, and cloning maximises the
+likelihood of the data's actions.
+
+    python algos/dqapg_gaussian.py --task PointMaze --swap --updates 15000
+
+Sections marked "shared" are the same in all files of algos/. A copy of this file works alone, on a Gymnasium
+environment with goals and a file of trajectories: --task gymnasium_robotics:FetchReach-v4 --dataset file.npz
+"""
+
+# --- shared: imports ---
+import copy
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EVAL_SEED = 1_000_000  # episode i of every evaluation starts from reset(seed=EVAL_SEED + i)
+# --- end shared ---
+
+VERSION = 1  # raise it when a change alters what is learned: results of other versions do not count
+
+
+@dataclass
+class Args:
+    # --- shared: settings of every method ---
+    task: str = "PointMaze"  # a task of the paper, or package:id of a registered Gymnasium goal environment
+    dataset: str = (
+        ""  # a .npz file, see load(); by default the task's own, which is collected if it is missing
+    )
+    seed: int = 1  # of networks, batches and noise; the episodes of an evaluation are the same for all seeds
+    out: str = "runs"  # results go to OUT/<task>/<method>[-swap]/<seed>/
+    resume: bool = False  # continue the run in its folder; on the CPU exactly as if it had never stopped
+    track: bool = False  # also log to Weights & Biases (pip install wandb)
+    log_every: int = 500  # updates between logged metrics, which are of one batch
+    eval_every: int = 10_000  # updates between evaluations; the last update is always followed by one
+    eval_episodes: int = 50  # episodes of an evaluation
+    checkpoint_every: int = 5_000  # updates between checkpoints
+    device: str = "cpu"  # cpu, cuda or cuda:1
+    threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = (
+        "auto"  # of matrix products; auto: bf16 where it is fast
+    )
+    cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
+    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap_ratio: float = 0.5  # that part of the batch
+    updates: int = 500_000  # gradient updates (Sec. 5)
+    batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
+    # --- end shared ---
+    her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
+    lr: float = 1e-3  # learning rate of Adam (Table 5)
+    hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
+    polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
+    target_every: int = 10  # updates between target updates (Table 5)
+    gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
+    stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
+    alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
+    weight_clip: float = 100.0  # upper bound of the advantage weight exp(A) (Alg. 3, line 16)
+
+
+# --- shared: data and networks ---
+def require(condition, message):
+    if not condition:
+        print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load(args):
+    """The environment, the arrays of the dataset by name, and the file's SHA-256.
+
+    The .npz file holds N trajectories of at most T steps: observations (N, T+1, obs_dim), achieved_goals
+    (N, T+1, goal_dim), desired_goals (N, goal_dim), actions (N, T, action_dim) in the environment's units,
+    and lengths (N,) if some are shorter than T. Rewards come from the environment's compute_reward.
+    """
+    paper_task = ":" not in args.task  # envs/ registers it
+    path = Path(args.dataset or REPOSITORY / f"data/datasets/{args.task}.npz")
+    if paper_task and not args.dataset and not path.exists():
+        command = [sys.executable, REPOSITORY / "data/collect.py", "--task", args.task, "--out", path]
+        require(subprocess.run(command).returncode == 0, f"--task {args.task}: has no data, see above")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = dict(file)
+        manifest = json.loads(str(data.pop("manifest", "{}")))
+        n, steps = data["actions"].shape[:2]
+    except Exception as error:  # a missing, damaged or foreign file raises one of many kinds
+        require(False, f"--dataset {path}: not a .npz file as load() describes it ({error!r})")
+    made_for = manifest.get("task", args.task)
+    require(made_for == args.task, f"--dataset {path}: was made for --task {made_for}")
+    sys.path.append(str(REPOSITORY))
+    try:
+        name = f"envs:paper/{args.task}" if paper_task else args.task
+        env = gym.make(name, **manifest.get("env_kwargs", {}))
+    except (gym.error.Error, ImportError) as error:
+        require(False, f"--task {args.task}: {error}")
+    spaces, box = env.observation_space, env.action_space
+    good = isinstance(spaces, gym.spaces.Dict) and env.spec.max_episode_steps and box.is_bounded()
+    require(good, f"--task {args.task}: needs Dict observations, bounded actions and max_episode_steps")
+
+    shapes = {name: (n, steps + 1, *spaces[name[:-1]].shape) for name in ("observations", "achieved_goals")}
+    shapes |= {"desired_goals": (n, *spaces["desired_goal"].shape), "actions": (n, steps, *box.shape)}
+    for name, shape in shapes.items():
+        array = data[name] = np.asarray(data.get(name, ()), np.float32)
+        good = array.shape == shape and np.isfinite(array).all()
+        require(good, f"--dataset {path}: {name} must be finite, of shape {shape}; it has {array.shape}")
+    good = ((data["actions"] >= box.low - 1e-5) & (data["actions"] <= box.high + 1e-5)).all()
+    require(good, f"--dataset {path}: actions lie outside the environment's action space")
+    lengths = data.setdefault("lengths", np.full(n, steps))
+    good = lengths.shape == (n,) and np.isin(lengths, range(1, steps + 1)).all()
+    require(good, f"--dataset {path}: lengths must be {n} whole numbers from 1 to {steps}")
+
+    ends, goals = data["achieved_goals"][np.arange(n), lengths][:64], data["desired_goals"][:64]
+    pairs = np.concatenate([ends, goals]), np.concatenate([goals, goals])  # the second half is at its goal
+    compute_reward = env.get_wrapper_attr("compute_reward")
+    batch, single = compute_reward(*pairs, {}), [compute_reward(*p, {}) for p in zip(*pairs, strict=True)]
+    good = np.array_equal(batch, single) and np.isin(batch, (-1, 0)).all() and not batch[len(ends) :].any()
+    require(good, f"--task {args.task}: compute_reward must give 0 at the goal, else -1, also for batches")
+    return env, data, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# obs, next_obs, initial_obs (B, obs_dim); action (B, action_dim); goal, achieved (B, goal_dim); others (B,).
+# reward: -1 or 0; achieved: by obs; initial_obs: of the trajectory; steps_to_goal: steps to a hindsight goal,
+# inf for other goals; swapped: 1 where the goal was swapped, else 0.
+Batch = namedtuple("Batch", "obs action reward next_obs goal achieved initial_obs steps_to_goal swapped")
+
+
+class ReplayBuffer:
+    """Batches from the arrays of load(), with hindsight goals (HER) and goal swapping."""
+
+    def __init__(self, data, compute_reward, args):
+        self.data, self.compute_reward, self.args = data, compute_reward, args
+        steps = np.arange(data["actions"].shape[1])
+        self.episode, self.step = np.nonzero(steps < data["lengths"][:, None])  # of every transition
+        self.rng = np.random.default_rng(args.seed)
+
+    def sample(self):
+        args, obs, achieved = self.args, self.data["observations"], self.data["achieved_goals"]
+        swapped = round(args.batch_size * args.swap_ratio) if args.swap else 0
+        size = args.batch_size - swapped
+        drawn = self.rng.integers(len(self.episode), size=size)
+        i, t = self.episode[drawn], self.step[drawn]  # trajectory and step
+        goal = self.data["desired_goals"][i]
+        future = t + 1 + (self.rng.random(size) * (self.data["lengths"][i] - t)).astype(int)  # t+1, ..., T
+        hindsight = self.rng.random(size) < args.her_ratio
+        goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
+        steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
+        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+            i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
+            goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
+        # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
+        reward = self.compute_reward(achieved[i, t + 1], goal, {})
+        batch = obs[i, t], self.data["actions"][i, t], reward, obs[i, t + 1], goal
+        batch += achieved[i, t], obs[i, 0], steps_to_goal, np.arange(args.batch_size) >= size
+        return Batch(*(torch.as_tensor(x, dtype=torch.float32, device=args.device) for x in batch))
+
+
+def statistics(data, box):
+    """Normalisation of the networks' inputs "obs", "goal", "action": shift, scale and limit, (3, dim) each.
+
+    Observations and goals become z-scores that are clipped at 5, actions -1 to 1.
+    """
+    valid = np.arange(data["observations"].shape[1]) <= data["lengths"][:, None]  # T+1 states
+    desired = data["desired_goals"]
+    goals = np.concatenate([data["achieved_goals"][valid], desired])
+    stats = {"action": [(box.high + box.low) / 2, (box.high - box.low) / 2, np.full_like(box.low, np.inf)]}
+    for name, x in (("obs", data["observations"][valid]), ("goal", goals)):
+        mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64).clip(min=1e-2)
+        if name == "goal":  # so wide that no desired goal is clipped
+            std = np.maximum(std, np.abs(desired - mean).max(0) / 5)
+        stats[name] = [mean, std, np.full_like(mean, 5)]
+    return {name: torch.tensor(np.stack(rows), dtype=torch.float32) for name, rows in stats.items()}
+
+
+class Network(nn.Module):
+    """ReLU network on inputs that statistics() names; Xavier weights and zero biases as in GoFAR's code."""
+
+    def __init__(self, stats, inputs, outputs, hidden):
+        super().__init__()
+        self.register_buffer("normalisation", torch.hstack([stats[name] for name in inputs]))
+        widths = (self.normalisation.shape[1], *hidden, outputs)
+        self.layers = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, *inputs):
+        """(B, dim) of each input -> (B, outputs)."""
+        shift, scale, limit = self.normalisation
+        x = ((torch.cat(inputs, -1) - shift) / scale).clamp(-limit, limit)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x), inplace=True)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 rounds values near -60 to steps of 1/4
+            return self.layers[-1](x.float())
+
+
+class Actor(Network):
+    """Deterministic policy pi(s, g): action (B, action_dim) in the environment's units."""
+
+    def __init__(self, stats, hidden):
+        super().__init__(stats, ("obs", "goal"), stats["action"].shape[1], hidden)
+        self.register_buffer("action_range", stats["action"][:2])  # centre and half width
+
+    def forward(self, obs, goal):
+        center, half_width = self.action_range
+        return center + half_width * torch.tanh(super().forward(obs, goal))
+
+
+class Ensemble(nn.ModuleList):
+    """Independent networks for one function, as in TD3's double Q: a list of (B,) values, one of each."""
+
+    def __init__(self, stats, inputs, hidden, size=2):
+        super().__init__(Network(stats, inputs, 1, hidden) for _ in range(size))
+
+    def forward(self, *inputs):
+        return [network(*inputs).squeeze(-1) for network in self]
+
+
+def minimise(loss, optimizer):
+    """One step of an optimizer; other networks that the loss runs through get no gradients."""
+    optimizer.zero_grad()
+    loss.backward(inputs=optimizer.param_groups[0]["params"])
+    optimizer.step()
+
+
+@torch.no_grad()
+def polyak_update(target, online, polyak):
+    """target <- polyak * target + (1 - polyak) * online."""
+    for old, new in zip(target.parameters(), online.parameters(), strict=True):
+        old.lerp_(new, 1 - polyak)
+
+
+# --- end shared ---
+
+
+class GaussianActor(Network):
+    """Squashed Gaussian policy pi(a | s, g), actions in the environment's units."""
+
+    def __init__(self, stats, hidden):
+        super().__init__(stats, ("obs", "goal"), 2 * stats["action"].shape[1], hidden)
+        self.register_buffer("action_range", stats["action"][:2])
+
+    def forward(self, obs, goal):
+        """The mode, (B, action_dim)."""
+        mean, _ = super().forward(obs, goal).chunk(2, -1)
+        return self.action_range[0] + self.action_range[1] * torch.tanh(mean)
+
+    def sample(self, obs, goal, action=None):
+        """An action (B, action_dim); with an action of the data also the cloning term (B,) of that."""
+        (center, half_width), (mean, log_std) = self.action_range, super().forward(obs, goal).chunk(2, -1)
+        log_std = log_std.clamp(-5, 2)
+        pi = center + half_width * torch.tanh(mean + log_std.exp() * torch.randn_like(mean))
+        if action is None:
+            return pi
+        x = ((action - center) / half_width).clamp(-0.99, 0.99).atanh()
+        log_density = (
+            -((x - mean) / log_std.exp()).square() / 2 - log_std
+        )  # Eq. (14), but of x, up to a constant
+        # The squared distance of a sample would be smallest without any deviation. The factor in front
+        # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term, so that the mean is pulled
+        # about as in Eq. (15)
+        return pi, (-2 * (half_width * log_std.exp()).square().detach() * log_density).mean(-1)
+
+
+class DQAPGGaussian(nn.Module):
+    def __init__(self, args, stats, horizon):
+        super().__init__()
+        self.args = args
+        self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
+        self.periods = (args.target_every,)  # update() depends on n only through n % period
+        self.actor = GaussianActor(stats, args.hidden)
+        self.critic = Ensemble(stats, ("obs", "goal", "action"), args.hidden)
+        self.value = Ensemble(stats, ("obs", "goal"), args.hidden)
+        self.target_actor = copy.deepcopy(self.actor)
+        self.target_critic = copy.deepcopy(self.critic)
+        nets = {"actor": self.actor, "critic": self.critic, "value": self.value}
+        self.optimizers = {k: torch.optim.Adam(v.parameters(), args.lr, fused=True) for k, v in nets.items()}
+
+    def act(self, obs, goal):
+        return self.actor(obs, goal)
+
+    @torch.no_grad()
+    def target(self, r, s_next, g):
+        """Regression target of Q(s, g, a) and V(s, g), (B,)."""
+        args = self.args
+        not_done = r < 0 if args.stop_at_goal else 1
+        next_q = torch.min(*self.target_critic(s_next, g, self.target_actor.sample(s_next, g)))
+        return (r + args.gamma * not_done * next_q).clamp(self.min_value, 0)
+
+    def update(self, batch, n):
+        """Update number n, from 1, on a Batch. Returns metrics to log."""
+        args = self.args
+        s, a, r, s_next, g = batch[:5]
+        y = self.target(r, s_next, g)
+
+        q1, q2 = self.critic(s, g, a)
+        critic_loss = F.mse_loss(q1, y) + F.mse_loss(q2, y)
+        minimise(critic_loss, self.optimizers["critic"])
+        q1, q2 = q1.detach(), q2.detach()  # as they were before this step
+
+        v1, v2 = self.value(s, g)
+        value_loss = F.mse_loss(v1, y) + F.mse_loss(v2, y)
+        q_minus_r = (torch.min(q1, q2) - r).clamp(self.min_value, 0)
+        for v in (v1, v2, *self.value(s_next, g)):
+            value_loss = value_loss + F.mse_loss(v, q_minus_r)
+        minimise(value_loss, self.optimizers["value"])
+        v1, v2 = v1.detach(), v2.detach()
+
+        pi, bc = self.actor.sample(s, g, a)
+        w1 = (q1 - v1).exp().clamp(max=args.weight_clip)
+        w2 = (q2 - v2).exp().clamp(max=args.weight_clip)
+        q1_pi, q2_pi = self.critic(s, g, pi)
+        lambda1 = args.alpha / q1_pi.detach().abs().mean()
+        lambda2 = args.alpha / q2_pi.detach().abs().mean()
+        actor_loss = ((w1 + w2 + 1) * bc).mean() - lambda1 * q1_pi.mean() - lambda2 * q2_pi.mean()
+        minimise(actor_loss, self.optimizers["actor"])
+
+        if n % args.target_every == 0:
+            polyak_update(self.target_actor, self.actor, args.polyak)
+            polyak_update(self.target_critic, self.critic, args.polyak)
+        metrics = {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss}
+        metrics |= {"q": q1, "q_pi": q1_pi, "v": v1, "weight": w1, "bc": bc}
+        return {name: x.detach().mean() for name, x in metrics.items()}
+
+
+# --- shared: evaluation and training ---
+@torch.no_grad()
+def evaluate(agent, envs, compute_reward, args):
+    """Runs a fixed list of episodes, the same for all methods. Returns a row for each, and the mean scores.
+
+    return: steps at the goal (Eq. 20, 21). success: at the goal after the last step; success_any: after any.
+    final_distance: Euclidean. If info has a "group", a string, there are also the means of each group.
+    """
+    box = envs.single_action_space
+    rows, scores = [], {}
+    for first in range(EVAL_SEED, EVAL_SEED + args.eval_episodes, envs.num_envs):
+        seeds = list(range(first, first + envs.num_envs))
+        (obs, info), at_goal, done = envs.reset(seed=seeds), [], False
+        groups = info.get("group", [""] * len(seeds))
+        while not done:
+            state = torch.as_tensor(obs["observation"], dtype=torch.float32, device=args.device)
+            goal = torch.as_tensor(obs["desired_goal"], dtype=torch.float32, device=args.device)
+            action = agent.act(state, goal).cpu().numpy().clip(box.low, box.high)
+            obs, _, terminated, truncated, _ = envs.step(action)
+            at_goal.append(compute_reward(obs["achieved_goal"], obs["desired_goal"], {}) == 0)
+            done = (terminated | truncated).all()
+        distance = np.linalg.norm(obs["achieved_goal"] - obs["desired_goal"], axis=-1)
+        for seed, group, hits, final in zip(seeds, groups, np.transpose(at_goal), distance, strict=True):
+            row = {"seed": seed, "group": str(group), "return": int(hits.sum()), "success": bool(hits[-1])}
+            rows.append(row | {"success_any": bool(hits.any()), "final_distance": float(final)})
+    for group in dict.fromkeys(["", *(row["group"] for row in rows)]):  # "" is all of them
+        for name in ("return", "success", "success_any", "final_distance"):
+            values = [row[name] for row in rows if group in ("", row["group"])]
+            scores[f"{group}_{name}".lstrip("_")] = float(np.mean(values))
+    return rows, scores
+
+
+def graphed(agent):
+    """agent.update as CUDA graphs: a GPU does hundreds of small operations faster than the CPU starts them.
+
+    Each kind of update, by which of agent.periods divide n, is done once, then recorded, then replayed.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.set_stream(torch.cuda.Stream())  # the default stream cannot be recorded
+    for optimizer in agent.optimizers.values():
+        optimizer.param_groups[0]["capturable"] = True
+    graphs = {}
+
+    def update(batch, n):
+        kind = tuple(n % period == 0 for period in agent.periods)
+        if kind not in graphs:
+            graphs[kind] = None
+            return agent.update(batch, n)
+        if graphs[kind] is None:
+            graph, inputs = torch.cuda.CUDAGraph(), Batch(*map(torch.clone, batch))
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                graphs[kind] = graph, inputs, agent.update(inputs, n)
+        graph, inputs, metrics = graphs[kind]
+        torch._foreach_copy_(inputs, batch)
+        graph.replay()
+        return metrics
+
+    return update
+
+
+def check_settings(args):
+    """Refuses settings that cannot work, and chooses the precision."""
+    for name, value in vars(args).items():
+        if name.endswith("_ratio") or name in ("gamma", "polyak"):
+            limit = 0.5 if name == "swap_ratio" else 1
+            require(0 <= value <= limit, f"--{name} {value}: must lie in 0 to {limit}")
+        elif type(value) is int and name not in ("seed", "threads"):
+            require(value > 0, f"--{name} {value}: must be positive")
+    require(not args.swap or args.batch_size % 2 == 0, "--batch-size: must be even with --swap")
+    gpu = args.device.startswith("cuda")
+    require(gpu or not args.cuda_graphs, "--cuda-graphs: needs --device cuda")
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        require(False, f"--device {args.device}: not available here ({error})")
+    cpu_fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else cpu_fast
+    if args.precision == "auto":
+        args.precision = "bf16" if fast else "fp32"
+    elif args.precision == "bf16" and not fast:
+        print("--precision bf16: far slower than fp32 on this processor", file=sys.stderr)
+
+
+def replace(path, write):
+    """write(file) fills another file, which is then renamed: a kill leaves the old content or the new."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+def train(agent_class, args):
+    # --- data and agent
+    check_settings(args)
+    env, data, data_sha256 = load(args)
+    at_once = ":" not in args.task and env.spec.vector_entry_point  # all episodes of an evaluation
+    envs = gym.make_vec(env.spec, args.eval_episodes) if at_once else gym.vector.SyncVectorEnv([lambda: env])
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high" if args.precision == "tf32" else "highest")
+    torch.manual_seed(args.seed)
+    compute_reward = env.get_wrapper_attr("compute_reward")
+    buffer = ReplayBuffer(data, compute_reward, args)
+    stats, horizon = statistics(data, env.action_space), env.spec.max_episode_steps
+    agent = agent_class(args, stats, horizon).to(args.device)
+
+    # --- resume
+    method = Path(__file__).stem
+    folder = Path(args.out, args.task, method + ("-swap" if args.swap else ""), str(args.seed))
+    checkpoint, logs = folder / "checkpoint.pt", (folder / "metrics.jsonl", folder / "evaluations.jsonl")
+    settings = {"method": method, "version": VERSION, "data_sha256": data_sha256, **vars(args)}
+    start, parts = 0, {"agent": agent, **agent.optimizers}
+    gpus = [args.device] if args.device.startswith("cuda") else []
+    may_change = {"dataset", "updates", "out", "resume", "track", "log_every", "eval_every", "eval_episodes"}
+    may_change |= {"checkpoint_every", "device", "threads", "cuda_graphs"}
+    if args.resume:
+        require(checkpoint.exists(), f"--resume: there is no {checkpoint}")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        start, old = state["update"], state["settings"]
+        for name in settings.keys() - may_change:
+            require(old.get(name) == settings[name], f"--resume: {name} was {old.get(name)} in {checkpoint}")
+        require(start < args.updates, f"--updates {args.updates}: {checkpoint} is already at {start}")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        buffer.rng.bit_generator.state = state["numpy_rng"]
+        torch.set_rng_state(state["torch_rng"])
+        for gpu, rng in zip(gpus, state["cuda_rng"], strict=False):
+            torch.cuda.set_rng_state(rng, gpu)
+    used = checkpoint.exists() or logs[1].exists() and logs[1].stat().st_size
+    require(args.resume or not used, f"{folder} holds a run: --resume it, delete it, or choose another --out")
+
+    # --- logs
+    if args.track:
+        import wandb
+
+        wandb.init(name=str(folder), config=settings, sync_tensorboard=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / "settings.json", lambda file: file.write_text(json.dumps(settings, indent=1)))
+    for path in logs:  # what a killed run has logged after its checkpoint comes again
+        rows = path.read_text().split("\n")[:-1] if start and path.exists() else []
+        rows = [row + "\n" for row in rows if json.loads(row)["update"] <= start]
+        replace(path, lambda file: file.write_text("".join(rows)))
+    board = SummaryWriter(folder, purge_step=start + 1)
+
+    def log(path, n, scores, **more):
+        with path.open("a") as file:
+            file.write(json.dumps({"update": n, **scores, **more}) + "\n")
+        for name, value in scores.items():
+            board.add_scalar(f"{path.stem}/{name}", value, n)
+
+    # --- updates
+    stopped = []  # Ctrl-C and SIGTERM end the run after an update, with a checkpoint; a second one kills
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopped.append(signal.signal(number, signal.SIG_DFL)))
+    update = graphed(agent) if args.cuda_graphs else agent.update
+    device, bf16 = torch.device(args.device).type, args.precision == "bf16"
+    autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
+    updates = range(start + 1, args.updates + 1)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+        with autocast:
+            metrics = update(buffer.sample(), n)
+        last = n == args.updates
+        if n % args.log_every == 0 or last:
+            metrics = {name: float(value) for name, value in metrics.items()}
+            require(np.isfinite([*metrics.values()]).all(), f"a loss is not finite at update {n}; lower --lr")
+            log(logs[0], n, metrics)
+        if n % args.eval_every == 0 or last:
+            with torch.random.fork_rng(gpus):  # training goes on as if there had been no evaluation
+                torch.manual_seed(EVAL_SEED)
+                episodes, scores = evaluate(agent, envs, compute_reward, args)
+            log(logs[1], n, scores, episodes=episodes)
+            bar.set_postfix({k: round(v, 2) for k, v in scores.items() if "any" not in k}, refresh=False)
+        if n % args.checkpoint_every == 0 or last or stopped:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"update": n, "settings": settings, "stats": stats, "horizon": horizon}
+            state |= {"numpy_rng": buffer.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            state |= {"cuda_rng": [torch.cuda.get_rng_state(gpu) for gpu in gpus]}
+            replace(checkpoint, lambda file: torch.save(state, file))
+        if stopped and not last:
+            sys.exit(f"stopped at update {n}; the same command with --resume goes on")
+    board.close()
+    if hasattr(envs, "draw_paths"):
+        envs.draw_paths(folder / "paths.png")
+    print(f"{method} on {args.task}: " + ", ".join(f"{k} {v:.3g}" for k, v in scores.items()))
+
+
+# --- end shared ---
+
+
+if __name__ == "__main__":
+    train(DQAPGGaussian, tyro.cli(tyro.conf.FlagCreatePairsOff[Args], description=__doc__))
