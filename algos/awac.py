@@ -48,9 +48,7 @@ VERSION = 1  # raise it when a change alters what is learned: results of other v
 class Args:
     # --- shared: settings of every method ---
     task: str = "PointMaze"  # a task of the paper, or package:id of a registered Gymnasium goal environment
-    dataset: str = (
-        ""  # a .npz file, see load(); by default the task's own, which is collected if it is missing
-    )
+    dataset: str = ""  # a .npz file, see load(); by default the task's own, collected if it is missing
     seed: int = 1  # of networks, batches and noise; the episodes of an evaluation are the same for all seeds
     out: str = "runs"  # results go to OUT/<task>/<method>[-swap]/<seed>/
     resume: bool = False  # continue the run in its folder; on the CPU exactly as if it had never stopped
@@ -61,12 +59,10 @@ class Args:
     checkpoint_every: int = 5_000  # updates between checkpoints
     device: str = "cpu"  # cpu, cuda or cuda:1
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = (
-        "auto"  # of matrix products; auto: bf16 where it is fast
-    )
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
     swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
-    swap_ratio: float = 0.5  # that part of the batch
+    swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
@@ -103,10 +99,10 @@ def load(args):
     path = Path(args.dataset or REPOSITORY / f"data/datasets/{args.task}.npz")
     if paper_task and not args.dataset and not path.exists():
         command = [sys.executable, REPOSITORY / "data/collect.py", "--task", args.task, "--out", path]
-        require(subprocess.run(command).returncode == 0, f"--task {args.task}: has no data, see above")
+        found = subprocess.run(command).returncode == 0
+        require(found, f"--task {args.task}: collecting its data failed; --dataset names a file of your own")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = dict(file)
+        data = dict(np.load(path, allow_pickle=False))
         manifest = json.loads(str(data.pop("manifest", "{}")))
         n, steps = data["actions"].shape[:2]
     except Exception as error:  # a missing, damaged or foreign file raises one of many kinds
@@ -117,7 +113,7 @@ def load(args):
     try:
         name = f"envs:paper/{args.task}" if paper_task else args.task
         env = gym.make(name, **manifest.get("env_kwargs", {}))
-    except (gym.error.Error, ImportError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         require(False, f"--task {args.task}: {error}")
     spaces, box = env.observation_space, env.action_space
     good = isinstance(spaces, gym.spaces.Dict) and env.spec.max_episode_steps and box.is_bounded()
@@ -132,15 +128,17 @@ def load(args):
     good = ((data["actions"] >= box.low - 1e-5) & (data["actions"] <= box.high + 1e-5)).all()
     require(good, f"--dataset {path}: actions lie outside the environment's action space")
     lengths = data.setdefault("lengths", np.full(n, steps))
-    good = lengths.shape == (n,) and np.isin(lengths, range(1, steps + 1)).all()
+    good = lengths.shape == (n,) and lengths.dtype.kind in "iu" and ((lengths > 0) & (lengths <= steps)).all()
     require(good, f"--dataset {path}: lengths must be {n} whole numbers from 1 to {steps}")
 
     ends, goals = data["achieved_goals"][np.arange(n), lengths][:64], data["desired_goals"][:64]
     pairs = np.concatenate([ends, goals]), np.concatenate([goals, goals])  # the second half is at its goal
     compute_reward = env.get_wrapper_attr("compute_reward")
-    batch, single = compute_reward(*pairs, {}), [compute_reward(*p, {}) for p in zip(*pairs, strict=True)]
+    batch = np.asarray(compute_reward(*pairs, {}))
+    single = np.ravel([compute_reward(*pair, {}) for pair in zip(*pairs, strict=True)])
     good = np.array_equal(batch, single) and np.isin(batch, (-1, 0)).all() and not batch[len(ends) :].any()
-    require(good, f"--task {args.task}: compute_reward must give 0 at the goal, else -1, also for batches")
+    rule = "must give 0 at the goal, else -1, for n pairs as for one"
+    require(good, f"--task {args.task}: compute_reward {rule}; it gave {np.unique(batch)[:3]}")
     return env, data, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -219,18 +217,6 @@ class Network(nn.Module):
             return self.layers[-1](x.float())
 
 
-class Actor(Network):
-    """Deterministic policy pi(s, g): action (B, action_dim) in the environment's units."""
-
-    def __init__(self, stats, hidden):
-        super().__init__(stats, ("obs", "goal"), stats["action"].shape[1], hidden)
-        self.register_buffer("action_range", stats["action"][:2])  # centre and half width
-
-    def forward(self, obs, goal):
-        center, half_width = self.action_range
-        return center + half_width * torch.tanh(super().forward(obs, goal))
-
-
 class Ensemble(nn.ModuleList):
     """Independent networks for one function, as in TD3's double Q: a list of (B,) values, one of each."""
 
@@ -251,11 +237,22 @@ def minimise(loss, optimizer):
 @torch.no_grad()
 def polyak_update(target, online, polyak):
     """target <- polyak * target + (1 - polyak) * online."""
-    for old, new in zip(target.parameters(), online.parameters(), strict=True):
-        old.lerp_(new, 1 - polyak)
+    torch._foreach_lerp_([*target.parameters()], [*online.parameters()], 1 - polyak)
 
 
 # --- end shared ---
+
+
+class Actor(Network):
+    """Deterministic policy pi(s, g): action (B, action_dim) in the environment's units."""
+
+    def __init__(self, stats, hidden):
+        super().__init__(stats, ("obs", "goal"), stats["action"].shape[1], hidden)
+        self.register_buffer("action_range", stats["action"][:2])  # centre and half width
+
+    def forward(self, obs, goal):
+        center, half_width = self.action_range
+        return center + half_width * torch.tanh(super().forward(obs, goal))
 
 
 class AWAC(nn.Module):
@@ -319,8 +316,7 @@ def evaluate(agent, envs, compute_reward, args):
     return: steps at the goal (Eq. 20, 21). success: at the goal after the last step; success_any: after any.
     final_distance: Euclidean. If info has a "group", a string, there are also the means of each group.
     """
-    box = envs.single_action_space
-    rows, scores = [], {}
+    box, rows, scores = envs.single_action_space, [], {}
     for first in range(EVAL_SEED, EVAL_SEED + args.eval_episodes, envs.num_envs):
         seeds = list(range(first, first + envs.num_envs))
         (obs, info), at_goal, done = envs.reset(seed=seeds), [], False
@@ -343,13 +339,13 @@ def evaluate(agent, envs, compute_reward, args):
     return rows, scores
 
 
-def graphed(agent):
+def graphed(agent, device):
     """agent.update as CUDA graphs: a GPU does hundreds of small operations faster than the CPU starts them.
 
     Each kind of update, by which of agent.periods divide n, is done once, then recorded, then replayed.
     """
-    torch.cuda.synchronize()
-    torch.cuda.set_stream(torch.cuda.Stream())  # the default stream cannot be recorded
+    torch.cuda.synchronize(device)
+    torch.cuda.set_stream(torch.cuda.Stream(device))  # the default stream cannot be recorded
     for optimizer in agent.optimizers.values():
         optimizer.param_groups[0]["capturable"] = True
     graphs = {}
@@ -375,11 +371,11 @@ def check_settings(args):
     """Refuses settings that cannot work, and chooses the precision."""
     for name, value in vars(args).items():
         if name.endswith("_ratio") or name in ("gamma", "polyak"):
-            limit = 0.5 if name == "swap_ratio" else 1
-            require(0 <= value <= limit, f"--{name} {value}: must lie in 0 to {limit}")
+            require(0 <= value <= 1, f"--{name} {value}: must lie in 0 to 1")
         elif type(value) is int and name not in ("seed", "threads"):
             require(value > 0, f"--{name} {value}: must be positive")
-    require(not args.swap or args.batch_size % 2 == 0, "--batch-size: must be even with --swap")
+    good = args.batch_size % 2 == 0 and args.swap_ratio <= 0.5
+    require(good or not args.swap, "--swap: --batch-size must be even, --swap-ratio at most 0.5")
     gpu = args.device.startswith("cuda")
     require(gpu or not args.cuda_graphs, "--cuda-graphs: needs --device cuda")
     try:
@@ -407,8 +403,7 @@ def train(agent_class, args):
     env, data, data_sha256 = load(args)
     at_once = ":" not in args.task and env.spec.vector_entry_point  # all episodes of an evaluation
     envs = gym.make_vec(env.spec, args.eval_episodes) if at_once else gym.vector.SyncVectorEnv([lambda: env])
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     torch.set_float32_matmul_precision("high" if args.precision == "tf32" else "highest")
     torch.manual_seed(args.seed)
     compute_reward = env.get_wrapper_attr("compute_reward")
@@ -429,7 +424,7 @@ def train(agent_class, args):
         require(checkpoint.exists(), f"--resume: there is no {checkpoint}")
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         start, old = state["update"], state["settings"]
-        for name in settings.keys() - may_change:
+        for name in sorted(settings.keys() - may_change):
             require(old.get(name) == settings[name], f"--resume: {name} was {old.get(name)} in {checkpoint}")
         require(start < args.updates, f"--updates {args.updates}: {checkpoint} is already at {start}")
         for name, part in parts.items():
@@ -464,9 +459,9 @@ def train(agent_class, args):
     stopped = []  # Ctrl-C and SIGTERM end the run after an update, with a checkpoint; a second one kills
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopped.append(signal.signal(number, signal.SIG_DFL)))
-    update = graphed(agent) if args.cuda_graphs else agent.update
-    device, bf16 = torch.device(args.device).type, args.precision == "bf16"
-    autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    update = graphed(agent, args.device) if args.cuda_graphs else agent.update
+    bf16 = args.precision == "bf16"
+    autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
@@ -486,9 +481,9 @@ def train(agent_class, args):
             bar.set_postfix({k: round(v, 2) for k, v in scores.items() if "any" not in k}, refresh=False)
         if n % args.checkpoint_every == 0 or last or stopped:
             state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"update": n, "settings": settings, "stats": stats, "horizon": horizon}
+            state |= {"update": n, "settings": settings, "args": vars(args), "stats": stats}
             state |= {"numpy_rng": buffer.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
-            state |= {"cuda_rng": [torch.cuda.get_rng_state(gpu) for gpu in gpus]}
+            state |= {"horizon": horizon, "cuda_rng": [torch.cuda.get_rng_state(gpu) for gpu in gpus]}
             replace(checkpoint, lambda file: torch.save(state, file))
         if stopped and not last:
             sys.exit(f"stopped at update {n}; the same command with --resume goes on")
