@@ -1,5 +1,7 @@
-"""Registers the paper's nine tasks with Gymnasium: gym.make("envs:paper/FetchPush"), gym.make("envs:paper/PointMaze")."""
+"""Registers the paper's tasks with Gymnasium: gym.make("envs:paper/FetchPush"), "envs:paper/PointMaze"."""
 
+import contextlib
+import io
 import os
 from functools import partial
 
@@ -21,7 +23,9 @@ TASKS = (*ROBOTS, "PointMaze")  # in the order of the paper's tables
 def make_robot(name, render_mode=None, **kwargs):
     """An environment of Gymnasium-Robotics; imported only when it is asked for."""
     if render_mode is None:
-        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is drawn, and a missing OpenGL would stop the import
+        os.environ.setdefault("MUJOCO_GL", "disable")  # a missing OpenGL would stop the import
+    with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about other tasks
+        import gymnasium_robotics  # noqa: F401
     return gym.make(f"gymnasium_robotics:{name}", render_mode=render_mode, **kwargs).unwrapped
 
 
