@@ -74,12 +74,8 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 0.98  # discount (Ma et al.)
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
-    variant: Literal["gofar", "official"] = (
-        "gofar"  # Ma et al.'s code, as in the paper, or Chebotar et al.'s text
-    )
-    candidates: int = (
-        10  # random actions, of which one is drawn with probability ~ exp(Q) and kept down (App. B)
-    )
+    variant: Literal["gofar", "official"] = "gofar"  # Ma et al.'s code, as in the paper, or the authors' text
+    candidates: int = 10  # random actions, of which one is drawn with probability ~ exp(Q) (App. B)
 
 
 # --- shared: data and networks ---
@@ -261,9 +257,7 @@ class AM(nn.Module):
         super().__init__()
         require(not args.swap, "--swap: AM chains goals of its own in half of every batch")
         good = args.gamma < 1 or args.variant == "gofar"
-        require(
-            good, "--gamma 1: makes all goals equally good with rewards 0 and 1; use 0.98 or --variant gofar"
-        )
+        require(good, "--gamma 1: all goals become equally good with rewards 0 and 1; use 0.98")
         self.args = args
         self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
         self.periods = (args.target_every,)  # update() depends on n only through n % period
@@ -286,7 +280,7 @@ class AM(nn.Module):
 
     @torch.no_grad()
     def target(self, q, r, s_next, old_g, g, chained, steps_to_goal):
-        """Regression target of Q(s, g, a), (B,). q: its present value; r: the reward under old_g, before chaining."""
+        """Regression target of Q(s, g, a), (B,). q: its value now; r: reward of old_g, before chaining."""
         args = self.args
         if args.variant == "official":
             # App. B: 1 at the goal, which ends the episode, else the discounted next value. A chained goal
@@ -335,8 +329,9 @@ class AM(nn.Module):
         if n % args.target_every == 0:
             polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
-        metrics = {"critic_loss": critic_loss, "conservative": conservative, "actor_loss": actor_loss}
-        return {name: x.detach().mean() for name, x in (metrics | {"q": q, "q_pi": q_pi}).items()}
+        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "conservative": conservative}
+        metrics |= {"q": q, "q_pi": q_pi}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -495,7 +490,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

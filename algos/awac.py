@@ -74,9 +74,7 @@ class Args:
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     advantage: Literal["q", "td"] = "q"  # Q(s, a) - Q(s, pi(s)) (jaxrl, d3rlpy), or the TD error (App. B)
-    weight: Literal["exp", "softmax"] = (
-        "exp"  # exp(A) (Eq. 15), or the softmax over the batch (jaxrl, d3rlpy)
-    )
+    weight: Literal["exp", "softmax"] = "exp"  # exp(A) (Eq. 15), or its softmax (jaxrl, d3rlpy)
     temperature: float = 1.0  # divides the advantage: lambda of Eq. 15 (1 in d3rlpy and jaxrl's class)
     weight_clip: float = 100.0  # upper bound of exp(A) (CORL)
 
@@ -299,13 +297,14 @@ class AWAC(nn.Module):
             if args.weight == "softmax":  # times the batch size, so that the mean weight is 1
                 weight = (advantage / args.temperature).softmax(0) * len(advantage)
         bc = (pi - a).square().mean(-1)
-        actor_loss = (weight * bc).mean()  # Eq. (15)
+        actor_loss = (weight * bc).mean()  # Eq. (6) and (15)
         minimise(actor_loss, self.optimizers["actor"])
 
         if n % args.target_every == 0:
             polyak_update(self.target_critic, self.critic, args.polyak)
-        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "q_pi": q_pi}
-        return {name: x.detach().mean() for name, x in (metrics | {"weight": weight, "bc": bc}).items()}
+        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+        metrics |= {"q": q, "q_pi": q_pi, "weight": weight, "bc": bc}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -464,7 +463,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

@@ -72,9 +72,7 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
-    standardise: bool = (
-        False  # advantages of mean 0 and deviation 1, as the authors have it, here within the batch
-    )
+    standardise: bool = False  # advantages of mean 0 and deviation 1 in the batch (the authors' default)
     temperature: float = 1.0  # divides the advantage: lambda of Eq. 15 (the authors' value)
     weight_clip: float = 20.0  # upper bound of exp(A) (the authors' value)
 
@@ -460,7 +458,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

@@ -68,28 +68,18 @@ class Args:
     # --- end shared ---
     her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
-    hidden: tuple[int, ...] = (
-        400,
-        300,
-    )  # units of the hidden layers of actor and critic (the authors' value)
+    hidden: tuple[int, ...] = (400, 300)  # hidden layers of actor and critic (the authors' value)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
-    vae_hidden: tuple[int, ...] = (
-        750,
-        750,
-    )  # units of the hidden layers of encoder and decoder (the authors' value)
+    vae_hidden: tuple[int, ...] = (750, 750)  # hidden layers of encoder and decoder (the authors' value)
     phi: float = 0.05  # bound of the perturbation, in half widths of the action space (the authors' value)
-    soft_minimum: float = (
-        0.75  # weight of the smaller Q in the target, the larger has the rest (the authors' lambda)
-    )
+    soft_minimum: float = 0.75  # weight of the smaller Q in the target (the authors' lambda)
     target_candidates: int = 10  # proposed actions of which the target takes the best (the authors' value)
     act_candidates: int = 100  # proposed actions of which the policy takes the best (the authors' value)
     latent_clip: float = 0.5  # bound of the latent variable when actions are proposed (the authors' value)
-    kl_weight: float = (
-        0.5  # weight of the Kullback-Leibler term of the auto-encoder's loss (the authors' value)
-    )
+    kl_weight: float = 0.5  # weight of the VAE's Kullback-Leibler term (the authors' value)
 
 
 # --- shared: data and networks ---
@@ -352,10 +342,8 @@ class BCQ(nn.Module):
             polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
         metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "vae_loss": vae_loss}
-        return {
-            name: x.detach().mean()
-            for name, x in (metrics | {"q": q1, "q_pi": q_pi, "bc": bc, "kl": kl}).items()
-        }
+        metrics |= {"q": q1, "q_pi": q_pi, "bc": bc, "kl": kl}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -514,7 +502,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

@@ -72,21 +72,11 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
-    samples: int = (
-        10  # actions each of the uniform distribution, pi(s) and pi(s') in the log-sum-exp (the authors')
-    )
-    weight: float = (
-        5.0  # of the conservative term: twice alpha of Eq. 19 (authors' code; 1 to 10 in their scripts)
-    )
-    lagrange: bool = (
-        False  # also multiply it by a learned factor that holds it at --lagrange-gap (authors' variant)
-    )
-    lagrange_gap: float = (
-        1.0  # log-sum-exp minus Q of the data that this factor aims at (young-geng/CQL; authors' 5)
-    )
-    entropy: float = (
-        1.0  # target entropy of the policy is minus this, per action dimension (SAC, authors' code)
-    )
+    samples: int = 10  # actions each of a uniform policy, pi(s) and pi(s') (the authors' value)
+    weight: float = 5.0  # of the conservative term: twice alpha of Eq. 19 (the authors' code)
+    lagrange: bool = False  # learn a factor of that term that keeps it at --lagrange-gap (the authors')
+    lagrange_gap: float = 1.0  # log-sum-exp minus Q of the data (young-geng/CQL; the authors have 5)
+    entropy: float = 1.0  # target entropy is minus this, per action dimension (SAC, the authors)
 
 
 # --- shared: data and networks ---
@@ -344,8 +334,9 @@ class CQL(nn.Module):
 
         if n % args.target_every == 0:
             polyak_update(self.target_critic, self.critic, args.polyak)
-        metrics |= {"critic_loss": critic_loss, "actor_loss": actor_loss, "alpha": alpha, "q_pi": q_pi}
-        return {name: x.detach().mean() for name, x in (metrics | {"entropy": -log_pi}).items()}
+        metrics |= {"critic_loss": critic_loss, "actor_loss": actor_loss}
+        metrics |= {"alpha": alpha, "q_pi": q_pi, "entropy": -log_pi}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -504,7 +495,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

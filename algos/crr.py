@@ -73,9 +73,7 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
-    weight: Literal["binary", "exp"] = (
-        "binary"  # 1 where A > 0, else 0 (App. B), or exp(A) (d3rlpy's default)
-    )
+    weight: Literal["binary", "exp"] = "binary"  # 1 where A > 0 (App. B), or exp(A) (d3rlpy's default)
     action_samples: int = 4  # actions of the policy whose mean Q is the baseline of the advantage (d3rlpy)
     policy_std: float = 0.5  # their standard deviation in half widths of the action space (d3rlpy learns it)
     temperature: float = 1.0  # divides the advantage in exp(A): the authors' beta (1 in d3rlpy)
@@ -315,8 +313,9 @@ class CRR(nn.Module):
         if n % args.target_every == 0:  # d3rlpy copies the networks every 100 updates
             polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
-        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "q_pi": q_pi}
-        return {name: x.detach().mean() for name, x in (metrics | {"weight": weight, "bc": bc}).items()}
+        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+        metrics |= {"q": q, "q_pi": q_pi, "weight": weight, "bc": bc}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -475,7 +474,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

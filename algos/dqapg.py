@@ -299,9 +299,8 @@ class DQAPG(nn.Module):
         if args.variant == "alg3":
             return y_from_v, y_from_q  # Alg. 3, lines 10 and 12
         q_pi = torch.min(*self.target_critic(s, g, self.target_actor(s, g)))
-        return y_from_v, q_pi.clamp(
-            self.min_value, 0
-        )  # Eq. (4) and (3), but with target networks and clipped
+        # Eq. (4) and (3), but with target networks and clipped
+        return y_from_v, q_pi.clamp(self.min_value, 0)
 
     def update(self, batch, n):
         """Update number n, from 1, on a Batch, in the order of Alg. 3. Returns metrics to log."""
@@ -503,7 +502,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

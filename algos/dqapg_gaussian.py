@@ -259,9 +259,7 @@ class GaussianActor(Network):
         if action is None:
             return pi
         x = ((action - center) / half_width).clamp(-0.99, 0.99).atanh()
-        log_density = (
-            -((x - mean) / log_std.exp()).square() / 2 - log_std
-        )  # Eq. (14), but of x, up to a constant
+        log_density = -((x - mean) / log_std.exp()).square() / 2 - log_std  # Eq. (14), but of x
         # The squared distance of a sample would be smallest without any deviation. The factor in front
         # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term, so that the mean is pulled
         # about as in Eq. (15)
@@ -485,7 +483,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

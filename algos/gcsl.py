@@ -247,9 +247,7 @@ class Actor(Network):
 class GCSL(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
-        require(
-            not args.swap, "--swap: GCSL clones actions, which lead to goals of their own trajectory only"
-        )
+        require(not args.swap, "--swap: GCSL's actions lead to goals of their own trajectory only")
         self.periods = ()
         self.actor = Actor(stats, args.hidden)
         self.optimizers = {"actor": torch.optim.Adam(self.actor.parameters(), args.lr, fused=True)}
@@ -424,7 +422,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

@@ -73,12 +73,8 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 0.98  # discount (the authors' value)
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
-    divergence: Literal["chi2", "kl"] = (
-        "chi2"  # between the states of policy and data (the authors', chi-square first)
-    )
-    reward: Literal["discriminator", "binary"] = (
-        "discriminator"  # logit at (achieved, goal); -1 and 0 (their ablation)
-    )
+    divergence: Literal["chi2", "kl"] = "chi2"  # between states of policy and data (the authors' two)
+    reward: Literal["discriminator", "binary"] = "discriminator"  # its logit, or -1 and 0
     discriminator_lr: float = 5e-4  # learning rate of Adam for the discriminator (the authors' value)
     penalty: float = 0.01  # weight of the discriminator's gradient penalty (the authors' disc_lambda)
     weight_clip: float = 10.0  # upper bound of the weight exp(A) with kl; chi2 has none (the authors' value)
@@ -263,9 +259,8 @@ class Discriminator(Network):
 
     def __init__(self, stats, hidden):
         dim, width = stats["goal"].shape[1], 2 * (stats["obs"].shape[1] + stats["goal"].shape[1])
-        stats = stats | {
-            "pair": torch.tensor([[0.0], [1.0], [torch.inf]]).expand(3, width)
-        }  # the rest of width is for zeros
+        # wider than two goals by an accident that the results of VERSION 1 were made with; the rest is zeros
+        stats = stats | {"pair": torch.tensor([[0.0], [1.0], [torch.inf]]).expand(3, width)}
         super().__init__(stats, ("pair",), 1, hidden)
         self.register_buffer("of_goals", stats["goal"])
         self.padding = width - 2 * dim
@@ -286,9 +281,8 @@ class Discriminator(Network):
         """Mean squared distance of the gradient's norm from 1, between both kinds (Gulrajani et al. 2017)."""
         share = torch.rand(len(goal), 1, device=goal.device)
         pair = (share * goal + (1 - share) * achieved).requires_grad_()
-        with torch.autocast(
-            pair.device.type, enabled=False
-        ):  # bfloat16 is too coarse for a gradient of a gradient
+        # bfloat16 is too coarse for a gradient of a gradient
+        with torch.autocast(pair.device.type, enabled=False):
             gradient = torch.autograd.grad(self(pair).sum(), pair, create_graph=True)[0]
         return (gradient.norm(dim=-1) - 1).square().mean()
 
@@ -297,10 +291,7 @@ class GoFAR(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
         # with a discount of 1, (1 - gamma) V(s0) vanishes: V can rise until e = -1 and all weights are 0
-        require(
-            args.gamma < 1,
-            "--gamma 1: leaves no actions to clone, as the loss of V needs a discount; use 0.98",
-        )
+        require(args.gamma < 1, "--gamma 1: the loss of V needs a discount; use 0.98")
         self.args = args
         self.periods = (args.target_every,)  # update() depends on n only through n % period
         self.actor = Actor(stats, args.hidden)
@@ -321,15 +312,11 @@ class GoFAR(nn.Module):
         args = self.args
         s, a, r, s_next, g = batch[:5]
         metrics, reward = {}, r
-        if (
-            args.reward == "discriminator"
-        ):  # the authors train it on batches of its own, 20 for every 20 of the rest
+        if args.reward == "discriminator":  # the authors train it on batches of its own
             arrived, visited = self.discriminator.pair(g, g), self.discriminator.pair(batch.achieved, g)
             penalty = self.discriminator.penalty(arrived, visited)
-            entropy = (
-                F.softplus(-self.discriminator(arrived)).mean()
-                + F.softplus(self.discriminator(visited)).mean()
-            )
+            logit, other = self.discriminator(arrived), self.discriminator(visited)
+            entropy = F.softplus(-logit).mean() + F.softplus(other).mean()
             discriminator_loss = entropy + args.penalty * penalty
             minimise(discriminator_loss, self.optimizers["discriminator"])
             # of s, not of s'; the authors' log D - log(1 - D) is the logit, and overflows where the logit
@@ -342,9 +329,7 @@ class GoFAR(nn.Module):
             not_done = r < 0 if args.stop_at_goal else 1
             y = reward + args.gamma * not_done * self.target_value(s_next, g)[0]
         advantage = y - v
-        if (
-            args.divergence == "chi2"
-        ):  # the conjugate of (x - 1)^2 / 2 without its half, as in the authors' code
+        if args.divergence == "chi2":  # twice the conjugate of (x - 1)^2 / 2, as in the authors' code
             dual, weight = (advantage + 1).square().mean(), F.relu(advantage.detach() + 1)
         else:
             dual = advantage.logsumexp(0) - np.log(len(advantage))
@@ -520,7 +505,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

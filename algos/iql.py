@@ -304,10 +304,8 @@ class IQL(nn.Module):
         if n % args.target_every == 0:
             polyak_update(self.target_critic, self.critic, args.polyak)
         metrics = {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss}
-        return {
-            name: x.detach().mean()
-            for name, x in (metrics | {"q": q, "v": v, "weight": weight, "bc": bc}).items()
-        }
+        metrics |= {"q": q, "v": v, "weight": weight, "bc": bc}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -466,7 +464,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

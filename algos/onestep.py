@@ -72,9 +72,7 @@ class Args:
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
-    beta: float = (
-        3.0  # multiplies the advantage: 1 / lambda of Eq. 15 (as in iql.py; the authors choose it per task)
-    )
+    beta: float = 3.0  # multiplies the advantage: 1 / lambda of Eq. 15 (the authors choose it per task)
     weight_clip: float = 100.0  # upper bound of exp(beta A) (the authors' value)
 
 
@@ -287,9 +285,7 @@ class Onestep(nn.Module):
         # The authors train a clone of the data's policy, then Q, then the actor, and V is the clone's mean Q.
         # Here all are trained at once, as IQL with an expectile of 0.5 (App. B)
         (v,) = self.value(s, g)
-        value_loss = F.mse_loss(
-            v, q
-        )  # Kostrikov et al., Eq. (5) with an expectile of 0.5, without its factor
+        value_loss = F.mse_loss(v, q)  # Kostrikov et al., Eq. (5) with an expectile of 0.5, doubled
         minimise(value_loss, self.optimizers["value"])
 
         y = self.target(r, s_next, g)
@@ -305,10 +301,8 @@ class Onestep(nn.Module):
         if n % args.target_every == 0:
             polyak_update(self.target_critic, self.critic, args.polyak)
         metrics = {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss}
-        return {
-            name: x.detach().mean()
-            for name, x in (metrics | {"q": q, "v": v, "weight": weight, "bc": bc}).items()
-        }
+        metrics |= {"q": q, "v": v, "weight": weight, "bc": bc}
+        return {name: x.detach().mean() for name, x in metrics.items()}
 
 
 # --- shared: evaluation and training ---
@@ -467,7 +461,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

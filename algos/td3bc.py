@@ -73,9 +73,7 @@ class Args:
     gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     alpha: float = 2.5  # weight of the Q term: lambda = alpha / mean |Q(s, pi(s))| (the authors' value)
-    target_noise: float = (
-        0.2  # standard deviation of the target action's noise, in half widths of the action space
-    )
+    target_noise: float = 0.2  # standard deviation of the noise on target actions, in half widths of the box
     noise_clip: float = 0.5  # bound of that noise
     policy_delay: int = 2  # updates between updates of the actor
 
@@ -302,9 +300,7 @@ class TD3BC(nn.Module):
             minimise(actor_loss, self.optimizers["actor"])
             metrics |= {"actor_loss": actor_loss, "q_pi": q_pi, "bc": bc}
 
-        if (
-            n % args.target_every == 0
-        ):  # TD3 has a polyak of 0.995 after every update of the actor, half as fast
+        if n % args.target_every == 0:  # TD3: a polyak of 0.995 after each update of the actor, half as fast
             polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
         return {name: x.detach().mean() for name, x in metrics.items()}
@@ -466,7 +462,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

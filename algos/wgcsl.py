@@ -71,18 +71,14 @@ class Args:
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
-    gamma: float = 0.98  # discount (Ma et al.)
+    gamma: float = 0.98  # discount (Ma et al.; the authors have 1 - 1/T with T steps of an episode)
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
-    variant: Literal["official", "gofar"] = (
-        "official"  # the authors' code, or Ma et al.'s copy (with --her-ratio 1)
-    )
+    variant: Literal["official", "gofar"] = "official"  # the authors' code, or Ma et al.'s copy
     weight_clip: float = 10.0  # upper bound of the advantage weight exp(A) (both codes)
     baw_best: float = 80.0  # official: the best-advantage percentile rises to this value (the authors')
     baw_rise: float = 0.01  # official: by this much at every update (the authors'; 0.15 in their easy tasks)
     baw_other: float = 0.05  # official: weight of an advantage below the percentile (the authors')
-    baw_queue: int = (
-        50_000  # official: latest transitions whose hindsight advantages make the percentile (authors')
-    )
+    baw_queue: int = 50_000  # official: advantages that make the percentile, the latest (the authors')
 
 
 # --- shared: data and networks ---
@@ -263,18 +259,14 @@ class WGCSL(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
         good = args.gamma < 1 or args.variant == "gofar"
-        require(
-            good, "--gamma 1: makes all goals equally good with rewards 0 and 1; use 0.98 or --variant gofar"
-        )
+        require(good, "--gamma 1: all goals become equally good with rewards 0 and 1; use 0.98")
         require(args.her_ratio > 0, "--her-ratio 0: the actor learns from hindsight goals only")
         self.args = args
         self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
         self.periods = (args.target_every,)  # update() depends on n only through n % period
         self.actor = Actor(stats, args.hidden)
         self.critic = Ensemble(stats, ("obs", "goal", "action"), args.hidden)
-        self.register_buffer(
-            "queue", torch.full((args.baw_queue,), torch.inf)
-        )  # of latest advantages; inf: empty
+        self.register_buffer("queue", torch.full((args.baw_queue,), torch.inf))  # inf: empty
         self.register_buffer("percentile", torch.tensor(0.0))
         self.register_buffer("threshold", torch.tensor(-torch.inf))
         self.target_actor = copy.deepcopy(self.actor)
@@ -307,9 +299,7 @@ class WGCSL(nn.Module):
 
         pi = self.actor(s, g)
         with torch.no_grad():  # no gradient from the actor into the critic
-            hindsight = (
-                batch.steps_to_goal.isfinite()
-            )  # other goals, desired or swapped, are for the critic only
+            hindsight = batch.steps_to_goal.isfinite()  # other goals are for the critic only
             q_pi = torch.min(*self.critic(s, g, pi))
             # App. B subtracts Q(s, a), which leaves the TD error: it tends to 0, whatever the action
             if official:
@@ -323,9 +313,7 @@ class WGCSL(nn.Module):
                 self.queue.copy_(torch.cat([self.queue, latest])[-len(self.queue) :])
                 self.percentile.add_(args.baw_rise).clamp_(max=args.baw_best)
                 weight = weight * torch.where(advantage < self.threshold, args.baw_other, 1)
-            share = hindsight / hindsight.sum().clamp(
-                min=1
-            )  # turns a sum into a mean over the hindsight goals
+            share = hindsight / hindsight.sum().clamp(min=1)  # for a mean over the hindsight goals
 
         bc = (pi - a).square().mean(-1)
         actor_loss = (share * weight * bc).sum()  # Eq. (15)
@@ -334,7 +322,7 @@ class WGCSL(nn.Module):
         if n % args.target_every == 0:  # the authors have 0.9 every 20 updates, about the same
             polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
-            if official:  # the authors do so at every update: 4 ms of sorting
+            if official:  # the authors do so at every update, which is slow
                 filled = torch.where(self.queue.isfinite(), self.queue, torch.nan)
                 self.threshold.copy_(filled.nanquantile(self.percentile / 100))
         metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q1, "q_pi": q_pi}
@@ -499,7 +487,7 @@ def train(agent_class, args):
     autocast = torch.autocast("cuda" if gpus else "cpu", torch.bfloat16, bf16, cache_enabled=False)
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
-    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, **pace)
+    bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
         with autocast:
             metrics = update(buffer.sample(), n)

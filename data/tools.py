@@ -16,7 +16,7 @@ from envs import ROBOTS, TASKS  # noqa: E402, F401
 Method = namedtuple("Method", "name sibling swap")
 METHODS = {
     "gcsl": Method("GCSL", "td3bc", "no"),
-    "td3bc": Method("TD3+BC", "gcsl", "paper"),
+    "td3bc": Method("TD3+BC", "awac", "paper"),
     "awac": Method("AWAC", "td3bc", "paper"),
     "crr": Method("CRR", "awac", "paper"),
     "onestep": Method("Onestep-RL", "awac", "paper"),

@@ -1,97 +1,89 @@
-"""Training on a GPU: the same updates as on the CPU, whole runs, resuming, graphs. Skipped where there is none."""
+"""On a GPU: updates as on the CPU, CUDA graphs, a second GPU, and runs that change the device."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Run
-from speed import load, make
+from conftest import swaps
+from speed import make
+from tools import METHODS, load_method
 
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA GPU here", allow_module_level=True)
-SCRIPTS = sorted((ROOT / "algos").glob("*.py"))
-SWAP = {path: [] if 'fail("--swap' in path.read_text() else ["--swap"] for path in SCRIPTS}  # some cannot swap
-SMALL = ["--task", "PointMaze", "--eval-episodes", 9, "--log-every", 10, "--threads", 1, "--device", "cuda"]
-each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+each_method = pytest.mark.parametrize("method", METHODS)
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 
 
 @pytest.fixture
 def same_noise(monkeypatch):
-    """Random numbers are drawn on the CPU and then moved: GPUs draw others from the same seed."""
+    """Random numbers are drawn on the CPU and then moved: a GPU draws others from the same seed."""
+
     def moved(draw):
         def function(*args, device=None, **kwargs):
-            like = next((x for x in args if isinstance(x, torch.Tensor)), None)
+            tensors = [x for x in args if isinstance(x, torch.Tensor)]
             args = [x.cpu() if isinstance(x, torch.Tensor) else x for x in args]
-            return draw(*args, **kwargs).to(device if like is None else like.device)
+            return draw(*args, **kwargs).to(tensors[0].device if tensors else device)
+
         return function
+
     for name in ("rand", "randn", "randperm", "rand_like", "randn_like"):
         monkeypatch.setattr(torch, name, moved(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "multinomial", moved(torch.Tensor.multinomial))
 
 
-@each_script
-def test_updates_agree_with_the_cpu(script, same_noise):
+@each_method
+def test_updates_agree_with_the_cpu(method, same_noise):
     def metrics(device):
-        torch.manual_seed(0)
-        buffer, agent = make(load(script.stem), (5, 3, 2), bool(SWAP[script]), device)
-        assert {p.device.type for p in agent.parameters()} == {device}
-        rows = []
+        swap = swaps(method)[-1]
+        buffer, agent = make(load_method(method), hidden=(64, 64), batch_size=64, swap=swap, device=device)
+        found = []
         for n in range(1, 21):
             torch.manual_seed(n)
-            rows.append({name: float(value) for name, value in agent.update(buffer.sample(64), n).items()})
-        return rows
+            found.append({name: float(x) for name, x in agent.update(buffer.sample(), n).items()})
+        return found
+
     cpu, gpu = metrics("cpu"), metrics("cuda")
     assert gpu[0] == pytest.approx(cpu[0], rel=1e-3, abs=1e-4)  # before any step
-    assert gpu[-1] == pytest.approx(cpu[-1], rel=0.05, abs=0.02)  # rounding grows, and Adam's first steps are signs
+    assert gpu[-1] == pytest.approx(
+        cpu[-1], rel=0.05, abs=0.02
+    )  # rounding grows: Adam's first steps are signs
 
 
-def rows_of(folder):
-    return [json.loads(line) for line in next((folder / "PointMaze").glob("*/1/metrics.jsonl")).open()]
+def metrics_of(out):
+    return [json.loads(line) for path in Path(out).rglob("metrics.jsonl") for line in path.open()]
 
 
-@each_script
-def test_a_run(script, dataset, tmp_path):
-    flags = [*SMALL, "--dataset", dataset, *SWAP[script], "--updates", 40, "--precision", "bf16"]
-    run = Run(tmp_path, script, *flags).wait()
-    assert run.status == 0 and not run.error_lines, run.err
-    folder = next((tmp_path / "runs" / "PointMaze").glob("*/1"))
-    assert json.loads((folder / "result.json").read_text())["flags"]["device"] == "cuda"
-    assert (folder / "checkpoint.pt").exists()
-
-
-@pytest.mark.parametrize("flags", [[], ["--cuda-graphs"]], ids=["eager", "graphs"])
-@pytest.mark.parametrize("method", ["td3bc", "cql"])  # both draw noise on the GPU
-def test_resuming(method, flags, dataset, tmp_path):
-    common = [tmp_path, ROOT / "algos" / f"{method}.py", *SMALL, "--dataset", dataset, "--hidden", 32, *flags]
-    for more in (["--out", "whole", "--updates", 60], ["--out", "cut", "--updates", 30],
-                  ["--out", "cut", "--updates", 60, "--resume"]):
-        run = Run(*common, *more).wait()
-        assert run.status == 0, run.err
-    whole, cut = rows_of(tmp_path / "whole"), rows_of(tmp_path / "cut")
-    assert [row["update"] for row in cut] == [10, 20, 30, 40, 50, 60]
-    for a, b in zip(whole, cut):
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_run_goes_on_on_the_other_device(device, dataset, tmp_path):
-    other = {"cpu": "cuda", "cuda": "cpu"}[device]
-    graphs = {"cpu": [], "cuda": ["--cuda-graphs"]}
-    for more in (["--updates", 20, "--device", device, *graphs[device]],
-                 ["--updates", 60, "--device", other, *graphs[other], "--resume"]):
-        run = Run(tmp_path, ROOT / "algos" / "dqapg.py", *SMALL, "--dataset", dataset, *more).wait()
-        assert run.status == 0 and not run.error_lines, run.err
-    assert [row["update"] for row in rows_of(tmp_path / "runs")] == [10, 20, 30, 40, 50, 60]
-
-
-@pytest.mark.parametrize("script, flags", [(script, ["--cuda-graphs"]) for script in SCRIPTS] + [
-    (ROOT / "algos" / f"{method}.py", flags) for method, flags in (
-        ("dqapg", ["--compile"]), ("dqapg", ["--cuda-graphs", "--precision", "bf16"]),
-        ("td3bc", ["--cuda-graphs", "--precision", "bf16"]))], ids=lambda x: getattr(x, "stem", None) or "".join(x))
-def test_faster_updates_are_the_same_updates(script, flags, dataset, tmp_path):
-    for out, more in (("plain", flags[1:]), ("fast", flags)):
-        run = Run(tmp_path, script, *SMALL, "--dataset", dataset, "--updates", 60, *SWAP[script], "--out", out,
-                  *more).wait()
-        assert run.status == 0, run.err
-    for a, b in zip(rows_of(tmp_path / "plain"), rows_of(tmp_path / "fast")):
+@each_method
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_updates_are_the_plain_updates(method, precision, run):
+    swap = swaps(method)[-1]
+    for graphs in (False, True):
+        settings = {"device": "cuda", "cuda_graphs": graphs, "precision": precision, "swap": swap}
+        assert run(method, updates=60, log_every=4, out=str(graphs), **settings)[0] == 0
+    plain, replayed = metrics_of("False"), metrics_of("True")
+    assert len(plain) == len(replayed) == 15
+    for a, b in zip(plain, replayed, strict=True):
         assert a == pytest.approx(b, rel=0.02, abs=0.01)
+
+
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")], ids="-".join)
+def test_a_run_goes_on_on_another_device(devices, run):
+    for updates, device in zip((20, 40), devices, strict=True):
+        graphs = device == "cuda"
+        assert (
+            run(
+                "td3bc", updates=updates, device=device, cuda_graphs=graphs, log_every=10, resume=updates > 20
+            )[0]
+            == 0
+        )
+    assert [row["update"] for row in metrics_of("runs")] == [10, 20, 30, 40]
+
+
+@needs_two
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_second_gpu(graphs, run):
+    used = torch.cuda.memory_allocated(0)
+    for updates in (20, 40):
+        settings = {"device": "cuda:1", "cuda_graphs": graphs, "updates": updates, "resume": updates > 20}
+        assert run("td3bc", **settings)[0] == 0
+    assert torch.cuda.memory_allocated(0) == used
