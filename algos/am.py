@@ -6,10 +6,10 @@
 """AM: actionable models, Q-learning on chained goals with Q of other actions kept down.
 
 Chebotar et al. (2021), "Actionable models: unsupervised offline reinforcement learning of robotic skills",
-arXiv 2104.07749. Half of every batch gets the goals of other transitions, labelled with Q(s, a, goal) itself,
-so that trajectories with a common state are chained. The default is the version of Ma et al. (2022), arXiv
-2206.03023, which the paper used (App. B) and which differs from the authors' in almost every piece; --variant
-official is theirs.
+arXiv 2104.07749. Half of every batch gets the goals of other transitions, and Q at these goals stands in for
+the reward, so that trajectories with a common state are chained. The default is the version of Ma et al.
+(2022), arXiv 2206.03023, which the paper used (App. B) and which differs from the authors' in almost every
+piece; --variant official is theirs.
 
     python algos/am.py --task FetchReach --updates 15000
 
@@ -62,12 +62,12 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
+    her_ratio: float = 0.5  # share of unswapped goals replaced by ones achieved later (HER; Table 5)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
@@ -165,7 +165,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -257,7 +257,7 @@ class AM(nn.Module):
         super().__init__()
         require(not args.swap, "--swap: AM chains goals of its own in half of every batch")
         good = args.gamma < 1 or args.variant == "gofar"
-        require(good, "--gamma 1: all goals become equally good with rewards 0 and 1; use 0.98")
+        require(good, "--gamma 1: with rewards 0 and 1, Q cannot tell near goals from far; use 0.98")
         self.args = args
         self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
         self.periods = (args.target_every,)  # update() depends on n only through n % period
@@ -314,8 +314,7 @@ class AM(nn.Module):
         q = self.critic(s, g, a)[0]
         y = self.target(q.detach(), r, s_next, old_g, g, chained, batch.steps_to_goal)
         other_q = self.critic(s, g, self.other_actions(s, g))[0]
-        # towards 0, the least value, with rewards 0 and 1; with -1 and 0 that is the largest one, so without
-        # the square
+        # official: towards 0, the least Q with rewards 0 and 1; with -1 and 0 it is the largest, so just down
         conservative = (other_q.square() if args.variant == "official" else other_q).mean()
         critic_loss = F.mse_loss(q, y) + conservative  # App. B if official, else Ma et al.'s code
         minimise(critic_loss, self.optimizers["critic"])
@@ -491,7 +490,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates

@@ -6,8 +6,8 @@
 """DQAPG: deterministic Q-advantage policy gradient, with or without goal swapping.
 
 Yang, Wang, Cai, Pajarinen, Kamarainen (2023), "Swapped goal-conditioned offline reinforcement learning",
-arXiv 2302.08865. Like TD3+BC, but with a value function V that weights every cloned action with
-exp(Q(s, g, a) - V(s, g)): the better the action, the more it is cloned.
+arXiv 2302.08865. TD3+BC with a value function V, whose advantage A = Q - V weights the cloning of the data's
+actions with exp(A): the better an action, the more it is cloned.
 
     python algos/dqapg.py --task PointMaze --swap --updates 15000
 
@@ -60,17 +60,17 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
+    her_ratio: float = 0.5  # share of unswapped goals replaced by ones achieved later (HER; Table 5)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
-    gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
+    gamma: float = 1.0  # discount; targets are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     variant: Literal["fig9", "alg3", "eq34"] = "fig9"  # which statement of the method, see class DQAPG
     alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
@@ -164,7 +164,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -252,16 +252,16 @@ class Actor(Network):
 
 
 class DQAPG(nn.Module):
-    """The paper states the method three times, and the three differ. The goal g is left out here:
+    """The paper states the method three times, and the three differ. Here g and gamma are left out:
 
     variant  target of Q(s, a)          target of V(s)             actor's loss
-    fig9     r + (1-d) Q'(s', pi'(s'))  the same and Q(s, a) - r   (w1+w2+1) bc - l1 Q1(s,pi) - l2 Q2(s,pi)
+    fig9     r + (1-d) Q'(s', pi'(s'))  the same; Q(s, a) - r      (w1+w2+1) bc - l1 Q1(s,pi) - l2 Q2(s,pi)
     alg3     r + (1-d) V'(s')           r + (1-d) Q'(s', pi'(s'))  w1 bc - l1 Q1(s,pi)  (Eq. 8)
     eq34     r + (1-d) V'(s')           Q'(s, pi'(s))              w1 bc - l1 Q1(s,pi)  (Eq. 8)
 
     Q', V': the smaller of two target networks; pi': the target actor; d: 1 where s' is at the goal. Targets
     are clipped to [-H, 0] (Sec. 4.2). bc: mean squared error of pi(s); wi = min(exp(Qi(s, a) - Vi(s)), 100);
-    li = alpha / mean |Qi|, at pi(s) in fig9, at a in the others. In fig9, V(s') learns Q(s, a) - r as well.
+    li = alpha / mean |Qi|, at pi(s) in fig9, at a in the others. In fig9, V(s') learns Q(s, a) - r too.
 
     The default is fig9, the code that the authors print, but with pi'(s') for pi'(s) and 0 for an upper bound
     of 1. Unlike in Eq. (8), both critics teach the actor, and "+ 1" is cloning that no weight can switch off.
@@ -299,7 +299,7 @@ class DQAPG(nn.Module):
         if args.variant == "alg3":
             return y_from_v, y_from_q  # Alg. 3, lines 10 and 12
         q_pi = torch.min(*self.target_critic(s, g, self.target_actor(s, g)))
-        # Eq. (4) and (3), but with target networks and clipped
+        # Eq. (4) and (3), but with d, target networks and clipping
         return y_from_v, q_pi.clamp(self.min_value, 0)
 
     def update(self, batch, n):
@@ -315,7 +315,7 @@ class DQAPG(nn.Module):
 
         v1, v2 = self.value(s, g)
         value_loss = F.mse_loss(v1, y_v) + F.mse_loss(v2, y_v)  # Alg. 3, line 13; Eq. (3) if eq34
-        if fig9:  # also V(s') and, as printed, V(s) towards Q(s, a) - r: the latter lifts V(s) by up to 1/2
+        if fig9:  # V(s') learns Q(s, a) - r too; so does V(s), as printed, which lifts it by up to 1/2
             q_minus_r = (torch.min(q1, q2) - r).clamp(self.min_value, 0)
             for v in (v1, v2, *self.value(s_next, g)):
                 value_loss = value_loss + F.mse_loss(v, q_minus_r)
@@ -325,7 +325,7 @@ class DQAPG(nn.Module):
         pi = self.actor(s, g)
         bc = (pi - a).square().mean(-1)
         q1_pi, q2_pi = self.critic(s, g, pi)
-        # Alg. 3, lines 15 and 16, but by Q and V as they were before this update
+        # Alg. 3, lines 15 and 16, with Q and V from before this update, as in Fig. 9
         w1 = (q1 - v1).exp().clamp(max=args.weight_clip)
         w2 = (q2 - v2).exp().clamp(max=args.weight_clip)
         if fig9:  # Eq. (8), but with both critics and the "+ 1"
@@ -503,7 +503,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates

@@ -61,17 +61,17 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
+    her_ratio: float = 0.5  # share of unswapped goals replaced by ones achieved later (HER; Table 5)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
-    gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
+    gamma: float = 1.0  # discount; targets are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     alpha: float = 1.0  # weight of the Q term: lambda = alpha / mean |Q| (1 in Eq. 8, not stated in Fig. 9)
     weight_clip: float = 100.0  # upper bound of the advantage weight exp(A) (Alg. 3, line 16)
@@ -164,7 +164,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -247,12 +247,12 @@ class GaussianActor(Network):
         self.register_buffer("action_range", stats["action"][:2])
 
     def forward(self, obs, goal):
-        """The mode, (B, action_dim)."""
+        """tanh of the Gaussian's mean, (B, action_dim)."""
         mean, _ = super().forward(obs, goal).chunk(2, -1)
         return self.action_range[0] + self.action_range[1] * torch.tanh(mean)
 
     def sample(self, obs, goal, action=None):
-        """An action (B, action_dim); with an action of the data also the cloning term (B,) of that."""
+        """An action (B, action_dim); given an action of the data, also its cloning loss (B,)."""
         (center, half_width), (mean, log_std) = self.action_range, super().forward(obs, goal).chunk(2, -1)
         log_std = log_std.clamp(-5, 2)
         pi = center + half_width * torch.tanh(mean + log_std.exp() * torch.randn_like(mean))
@@ -260,9 +260,8 @@ class GaussianActor(Network):
             return pi
         x = ((action - center) / half_width).clamp(-0.99, 0.99).atanh()
         log_density = -((x - mean) / log_std.exp()).square() / 2 - log_std  # Eq. (14), but of x
-        # The squared distance of a sample would be smallest without any deviation. The factor in front
-        # (Seitzer et al. 2022) keeps 1 / deviation^2 from drowning the Q term, so that the mean is pulled
-        # about as in Eq. (15)
+        # Not the squared error of a sample, which is least at zero variance. The factor of twice the variance
+        # (beta-NLL, Seitzer et al. 2022) makes the pull on the mean about that of Eq. (15)
         return pi, (-2 * (half_width * log_std.exp()).square().detach() * log_density).mean(-1)
 
 
@@ -484,7 +483,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates

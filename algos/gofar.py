@@ -7,8 +7,8 @@
 
 Ma et al. (2022), "How far I'll go: offline goal-conditioned reinforcement learning via f-advantage
 regression", arXiv 2206.03023. A discriminator tells goals from states that were visited, and its logit is the
-reward. V solves a dual problem: the states that the policy visits shall be as close to goals as the data
-allows. The actor clones actions with the weight f'(advantage), and needs no Q.
+reward. V solves the dual of this problem: match the states that the policy visits to the goals, and stay near
+the data. The actor clones actions with the weight f*'(advantage), f* the convex conjugate of f.
 
     python algos/gofar.py --task PointMaze --updates 15000
 
@@ -61,19 +61,19 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.0  # share of the other goals replaced by goals achieved later (the authors' value)
+    her_ratio: float = 0.0  # share of unswapped goals replaced by ones achieved later (the authors' value)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
     gamma: float = 0.98  # discount (the authors' value)
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
-    divergence: Literal["chi2", "kl"] = "chi2"  # between states of policy and data (the authors' two)
+    divergence: Literal["chi2", "kl"] = "chi2"  # of the policy's state-action visitation from the data's
     reward: Literal["discriminator", "binary"] = "discriminator"  # its logit, or -1 and 0
     discriminator_lr: float = 5e-4  # learning rate of Adam for the discriminator (the authors' value)
     penalty: float = 0.01  # weight of the discriminator's gradient penalty (the authors' disc_lambda)
@@ -167,7 +167,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -255,7 +255,7 @@ class Actor(Network):
 
 
 class Discriminator(Network):
-    """Logit, (B,), that a pair of goals is a goal twice and not an achieved goal with the desired one."""
+    """Logit, (B,), of a pair (achieved, desired goal): positives are (g, g), negatives the data's pairs."""
 
     def __init__(self, stats, hidden):
         dim, width = stats["goal"].shape[1], 2 * (stats["obs"].shape[1] + stats["goal"].shape[1])
@@ -290,7 +290,7 @@ class Discriminator(Network):
 class GoFAR(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
-        # with a discount of 1, (1 - gamma) V(s0) vanishes: V can rise until e = -1 and all weights are 0
+        # at gamma 1, (1 - gamma) V(s0) vanishes: with chi2, V can make all advantages -1 and all weights 0
         require(args.gamma < 1, "--gamma 1: the loss of V needs a discount; use 0.98")
         self.args = args
         self.periods = (args.target_every,)  # update() depends on n only through n % period
@@ -312,7 +312,7 @@ class GoFAR(nn.Module):
         args = self.args
         s, a, r, s_next, g = batch[:5]
         metrics, reward = {}, r
-        if args.reward == "discriminator":  # the authors train it on batches of its own
+        if args.reward == "discriminator":  # the authors take turns: 20 updates of it, then 20 of the rest
             arrived, visited = self.discriminator.pair(g, g), self.discriminator.pair(batch.achieved, g)
             penalty = self.discriminator.penalty(arrived, visited)
             logit, other = self.discriminator(arrived), self.discriminator(visited)
@@ -339,7 +339,7 @@ class GoFAR(nn.Module):
         minimise(value_loss, self.optimizers["value"])
 
         bc = (self.actor(s, g) - a).square().mean(-1)
-        actor_loss = (weight * bc).mean()  # Eq. (15) with f' for exp
+        actor_loss = (weight * bc).mean()  # Eq. (15) with f*' for exp
         minimise(actor_loss, self.optimizers["actor"])
 
         if n % args.target_every == 0:
@@ -506,7 +506,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates

@@ -60,17 +60,17 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.5  # share of the other goals replaced by goals achieved later (Table 5)
+    her_ratio: float = 0.5  # share of unswapped goals replaced by ones achieved later (HER; Table 5)
     lr: float = 1e-3  # learning rate of Adam (Table 5)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
-    gamma: float = 1.0  # discount; values are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
+    gamma: float = 1.0  # discount; targets are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     alpha: float = 2.5  # weight of the Q term: lambda = alpha / mean |Q(s, pi(s))| (the authors' value)
     target_noise: float = 0.2  # standard deviation of the noise on target actions, in half widths of the box
@@ -165,7 +165,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -463,7 +463,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates

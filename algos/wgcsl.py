@@ -61,12 +61,12 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch has goals of other trajectories (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
     swap_ratio: float = 0.5  # that part of the batch, at most half
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
-    her_ratio: float = 0.8  # share of the other goals replaced by goals achieved later (the authors' value)
+    her_ratio: float = 0.8  # share of unswapped goals replaced by ones achieved later (the authors' value)
     lr: float = 5e-4  # learning rate of Adam (the authors' value)
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
@@ -168,7 +168,7 @@ class ReplayBuffer:
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
         steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals of other trajectories
+        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
@@ -259,7 +259,7 @@ class WGCSL(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
         good = args.gamma < 1 or args.variant == "gofar"
-        require(good, "--gamma 1: all goals become equally good with rewards 0 and 1; use 0.98")
+        require(good, "--gamma 1: with rewards 0 and 1, Q cannot tell near goals from far; use 0.98")
         require(args.her_ratio > 0, "--her-ratio 0: the actor learns from hindsight goals only")
         self.args = args
         self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
@@ -298,7 +298,7 @@ class WGCSL(nn.Module):
         minimise(critic_loss, self.optimizers["critic"])
 
         pi = self.actor(s, g)
-        with torch.no_grad():  # no gradient from the actor into the critic
+        with torch.no_grad():  # the weight is a constant to the actor
             hindsight = batch.steps_to_goal.isfinite()  # other goals are for the critic only
             q_pi = torch.min(*self.critic(s, g, pi))
             # App. B subtracts Q(s, a), which leaves the TD error: it tends to 0, whatever the action
@@ -488,7 +488,7 @@ def train(agent_class, args):
     pace = dict.fromkeys(("mininterval", "maxinterval"), 1 if sys.stderr.isatty() else 30)  # seconds
     updates = range(start + 1, args.updates + 1)
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
-    for n in bar:  # the bar goes on after the checkpoint: it fails if the terminal is gone
+    for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             metrics = update(buffer.sample(), n)
         last = n == args.updates
