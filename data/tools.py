@@ -57,6 +57,12 @@ def load_method(name):
     return module
 
 
+def agent_class(module):
+    """The class of such a module that has update()."""
+    classes = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+    return next(x for x in classes if hasattr(x, "update"))
+
+
 def bar_pace():
     """Arguments of tqdm: every second on a terminal, every half minute in a log."""
     seconds = 1 if sys.stderr.isatty() else 30

@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("data", "results", "tests")]
 torch.set_num_threads(1)
 
-from speed import method_class  # noqa: E402
-from tools import METHODS, load_method  # noqa: E402
+from tools import METHODS, agent_class, load_method  # noqa: E402
 
 TOY = '''
 import gymnasium as gym
@@ -125,7 +124,7 @@ def run(toy, tmp_path, monkeypatch, capsys):
         handlers = [(number, signal.signal(number, unhandled)) for number in (signal.SIGINT, signal.SIGTERM)]
         capsys.readouterr()
         try:
-            status = module.train(method_class(module), module.Args(**(small | settings)))
+            status = module.train(agent_class(module), module.Args(**(small | settings)))
         except SystemExit as stop:
             status = stop.code
         finally:

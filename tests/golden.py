@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-from tools import METHODS, load_method
+from tools import METHODS, agent_class, load_method
 
 FILE = Path(__file__).with_suffix(".json")
 UPDATES = 8
@@ -58,8 +58,7 @@ def make(method, horizon=HORIZON, **settings):
     torch.manual_seed(args.seed)
     data = dataset()
     buffer = module.ReplayBuffer(data, compute_reward, args)
-    agent_class = next(x for x in vars(module).values() if isinstance(x, type) and hasattr(x, "act"))
-    return agent_class(args, module.statistics(data, BOX), horizon), buffer
+    return agent_class(module)(args, module.statistics(data, BOX), horizon), buffer
 
 
 def own_settings(method):

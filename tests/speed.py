@@ -21,7 +21,7 @@ import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-from tools import METHODS, load_method
+from tools import METHODS, agent_class, load_method
 
 SIZES = {"PointMaze": (2, 2, 2), "Hand": (61, 7, 20)}  # of observation, goal and action
 
@@ -46,12 +46,6 @@ class ProductRecorder(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def method_class(module):
-    """The class that has update(), of a module of algos/."""
-    classes = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, torch.nn.Module)]
-    return next(x for x in classes if hasattr(x, "update") and x.__module__ == module.__name__)
-
-
 def make(module, sizes=(3, 2, 2), **settings):
     """A replay buffer of random data, and an agent on it."""
     (obs, goal, action), rng, args = sizes, np.random.default_rng(0), module.Args(**settings)
@@ -62,7 +56,7 @@ def make(module, sizes=(3, 2, 2), **settings):
     buffer = module.ReplayBuffer(data, lambda a, g, _: -(abs(a - g).max(-1) > 0.5).astype(float), args)
     torch.manual_seed(args.seed)
     stats = module.statistics(data, gym.spaces.Box(-1, 1, (action,)))
-    return buffer, method_class(module)(args, stats, 50).to(args.device)
+    return buffer, agent_class(module)(args, stats, 50).to(args.device)
 
 
 def measure(name, sizes, precision, args):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import play
 import pytest
 import torch
 import tqdm
@@ -438,6 +440,38 @@ def test_a_checkpoint_cannot_run_code(run):
     with pytest.raises(Exception, match="[Ww]eights"):
         run("dqapg", updates=30, resume=True)
     assert not Path("trap").exists()
+
+
+def test_a_policy_plays_as_it_was_evaluated(run, capsys):
+    """By play.py, and by the code in README."""
+    run("td3bc", swap=True)
+    folder = Path("runs/toyenv:Toy/td3bc-swap/1")
+    last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    play.main(play.Args(folder, episodes=3))
+    returns = [f"return {row['return']}, " for row in last["episodes"]]
+    said = capsys.readouterr().out.splitlines()
+    assert all(text in line for text, line in zip(returns, said[:3], strict=True))
+    assert f"return {last['return']:.1f}, success {last['success']:.2f}" in said[3]
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    code = code.replace('"algos"', repr(str(ROOT / "algos")))
+    names = {}
+    exec(code.replace("runs/FetchReach/td3bc-swap/1", str(folder)), names)
+    agent, _ = play.load_policy(folder)
+    inputs = torch.ones(1, 2), torch.ones(1, 1)
+    assert torch.equal(agent.act(*inputs), names["agent"].act(*inputs))
+
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["settings"]["version"] = 0
+    torch.save(state, "other.pt")
+    Path("text.pt").write_text("no checkpoint")
+    for path, words in (
+        ("other.pt", "version 0"),
+        ("text.pt", "not a checkpoint"),
+        ("none.pt", "no such file"),
+    ):
+        with pytest.raises(SystemExit):
+            play.load_policy(Path(path))
+        assert words in capsys.readouterr().err
 
 
 # --- the rest
