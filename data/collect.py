@@ -32,7 +32,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -45,7 +44,7 @@ from envs.pointmaze import DEMONSTRATED_PAIRS, MAX_STEP, SIZE, WALLS
 
 @dataclass
 class Args:
-    task: Literal[TASKS] = "PointMaze"
+    task: str = "PointMaze"  # a task of the paper
     out: Path | None = None  # the file to write; by default data/datasets/<task>.npz
     seed: int = 0  # another seed gives other episodes
     force: bool = False  # collect again although the file is there
@@ -160,18 +159,25 @@ def collect_pointmaze(args):
 
 
 # --- robot tasks
-def load_expert(path):
+def load_expert(path, task):
     """The networks in an expert.pt of data/mrn.py, as float64 arrays."""
     import torch
 
-    expert = torch.load(path, weights_only=True)
-    names = ["body.0", "body.2", "body.4", "head"]
-    layers = [[expert["actor"][f"{k}.{part}"].double().numpy() for part in ("weight", "bias")] for k in names]
-    mean, std = (
-        np.concatenate([expert[f"{part}_{kind}"].double().numpy() for part in ("obs", "goal")])
-        for kind in ("mean", "std")
-    )
-    return {"layers": layers, "mean": mean, "std": std, "clip": expert["clip"]}
+    try:
+        expert = torch.load(path, weights_only=True)
+        if expert["task"] != task:
+            fail(f"--expert {path}: was trained for {expert['task']}")
+        names = ["body.0", "body.2", "body.4", "head"]
+        layers = [
+            [expert["actor"][f"{k}.{part}"].double().numpy() for part in ("weight", "bias")] for k in names
+        ]
+        mean, std = (
+            np.concatenate([expert[f"{part}_{kind}"].double().numpy() for part in ("obs", "goal")])
+            for kind in ("mean", "std")
+        )
+        return {"layers": layers, "mean": mean, "std": std, "clip": expert["clip"]}
+    except Exception as error:  # a foreign file raises one of many kinds
+        fail(f"--expert {path}: is not an expert.pt of data/mrn.py ({type(error).__name__})")
 
 
 def expert_action(expert, observation, goal):
@@ -266,7 +272,7 @@ def simulate(args, jobs):
     """The arrays of these episodes, and how many of either kind were drawn again."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     os.environ |= threads | {"MUJOCO_GL": "disable"}  # of the workers
-    expert = load_expert(args.expert) if args.expert_episodes else None
+    expert = load_expert(args.expert, args.task) if args.expert_episodes else None
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(args.workers, len(jobs)), context, start_worker, (args.task, expert)
@@ -285,7 +291,7 @@ def write_video(args):
     )  # before MuJoCo is imported
     import imageio
 
-    robot = Robot(args.task, load_expert(args.expert))
+    robot = Robot(args.task, load_expert(args.expert, args.task))
     made = robot.episode("expert", 0, args.seed)
     robot.reset(int(made["seeds"]))
     frames = []
@@ -384,10 +390,15 @@ def verify(path, args):
 
 def main():
     args = tyro.cli(tyro.conf.FlagCreatePairsOff[Args], description=__doc__)
+    if args.task not in TASKS:
+        fail(f"--task {args.task}: must be one of {', '.join(TASKS)}")
     robots = args.task in ROBOTS
     for name in SETTINGS[not robots] if robots else ("video", "expert", *SETTINGS[True]):
         if getattr(args, name) != getattr(Args, name):
             fail(f"--{name.replace('_', '-')}: has no meaning for --task {args.task}")
+    counts = args.workers, args.episodes_per_pair, max(args.expert_episodes, args.random_episodes)
+    if min(counts) < 1:
+        fail("--workers, --episodes-per-pair, and --expert-episodes or --random-episodes: must be at least 1")
     if args.expert_random_eps is None:
         args.expert_random_eps = 0.3 if args.task.startswith("Fetch") else 0.0
     args.expert = args.expert or REPOSITORY / f"data/experts/{args.task}.pt"

@@ -310,6 +310,8 @@ def main():
     if kind == "minari":
         from minari.storage import get_dataset_path
 
+        if not re.fullmatch(r"([\w-]+/)*[\w-]{2,}-v\d+", name):
+            fail(f"--out {args.out}: Minari wants an ID such as minari:swapped/FetchPush/mixed-v0")
         path = get_dataset_path(name)
     if path.exists() and (kind == "minari" or not args.force):
         fail(f"--out {args.out}: is there already" + "; --force replaces it" * (kind != "minari"))
@@ -336,6 +338,8 @@ def main():
         if count is not None and count > len(there):
             fail(f"--{'expert' if expert else 'random'}-episodes {count}: there are {len(there)}")
         episodes += there[:count]
+    if not episodes:
+        fail("--expert-episodes, --random-episodes: no episode is left")
     arrays, clipped = stack(episodes, env)
     manifest = make_manifest(arrays, task, {name: x for name, x in vars(args).items() if name != "force"})
     if parts[0][1].get("sha256") == manifest["sha256"]:
@@ -349,14 +353,17 @@ def main():
     mujoco = manifest["versions"].get("mujoco", version("mujoco"))
     if mujoco != version("mujoco") and task != "PointMaze":
         print(f"{args.source}: made with mujoco {mujoco}, in which the same actions lead elsewhere than here")
-    if kind == "minari":
-        write_minari(name, arrays, manifest, env)
-    elif kind == "ogbench":
-        write_ogbench(path, arrays)
-    elif path.suffix == ".pkl":
-        write_pickle(path, arrays)
-    else:
-        save(path, arrays, manifest)
+    try:
+        if kind == "minari":
+            write_minari(name, arrays, manifest, env)
+        elif kind == "ogbench":
+            write_ogbench(path, arrays)
+        elif path.suffix == ".pkl":
+            write_pickle(path, arrays)
+        else:
+            save(path, arrays, manifest)
+    except OSError as error:
+        fail(f"--out {args.out}: {error}")
 
 
 if __name__ == "__main__":

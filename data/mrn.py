@@ -380,10 +380,14 @@ def train(args):
         replace(checkpoint, lambda part: torch.save(state, part))
 
     def save_expert(name, result):
-        expert = {"task": args.task, "env_id": ROBOTS[args.task], "seed": args.seed, **result}
+        expert = {
+            "task": args.task,
+            "seed": args.seed,
+            "clip": args.clip,
+            "actor": actor.state_dict(),
+            **result,
+        }
         expert |= {k: normaliser.get_buffer(k) for k in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
-        expert |= {"clip": args.clip, "action_scale": 1.0}
-        expert |= {"actor": actor.state_dict(), "hidden": actor.head.in_features}
         replace(folder / name, lambda part: torch.save(expert, part))
 
     def update(observation, next_observation, action, reward):

@@ -1,5 +1,6 @@
 """What the tools of data/, results/ and tests/ share: the tasks, the methods, errors, files."""
 
+import functools
 import importlib.util
 import os
 import sys
@@ -49,6 +50,7 @@ def replace(path, write):
         part.unlink(missing_ok=True)
 
 
+@functools.cache
 def load_method(name):
     """The module algos/<name>.py."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "algos" / f"{name}.py")

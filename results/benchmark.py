@@ -6,12 +6,14 @@ runs/<protocol>/<line>-v<VERSION>/. That folder may be deleted, which loses unfi
 Flags after -- go to every run.
 """
 
+import fcntl
 import functools
 import json
 import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,12 +95,11 @@ def read_rows():
     for number, text in enumerate(ROWS.read_text().splitlines() if ROWS.exists() else [], 1):
         try:
             row = json.loads(text)
-            method, args = row["method"], row["args"]
+            method, args, number_then = row["method"], row["args"], row["version"]
         except (ValueError, LookupError, TypeError):
             fail(f"{ROWS}, line {number}: not a row; remove that line, its run adds it again")
-        if not (REPOSITORY / "algos" / f"{method}.py").exists():
-            continue
-        if row["version"] == version_and_defaults(method)[0]:
+        known = (REPOSITORY / "algos" / f"{method}.py").exists()
+        if known and number_then == version_and_defaults(method)[0]:
             found.setdefault(cell_of(method, args), {}).setdefault(args["seed"], row)
     return found
 
@@ -108,12 +109,11 @@ def settings_of(line, task, swap, protocol, extra=()):
     method, _, flags = lines()[line]
     seeds, more = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
     flags = {"task": task, "swap": swap} | more | flags | PROTOCOL_FLAGS.get((protocol, line), {})
-    args = load_method(method).Args if extra else None
-    if extra:  # tyro's own message, if they are wrong
-        return seeds, vars(
-            tyro.cli(tyro.conf.FlagCreatePairsOff[args], default=args(**flags), args=list(extra))
-        )
-    return seeds, version_and_defaults(method)[1] | flags
+    if not extra:
+        return seeds, version_and_defaults(method)[1] | flags
+    config, usual = (tyro.conf.FlagCreatePairsOff,), load_method(method).Args(**flags)
+    prog = f"flags after --, {method}.py"  # in tyro's own message, if they are wrong
+    return seeds, vars(tyro.cli(type(usual), prog=prog, default=usual, args=list(extra), config=config))
 
 
 def list_runs(options, extra):
@@ -152,9 +152,7 @@ def row_of(run):
         whole = (run.folder / "evaluations.jsonl").read_text().split("\n")[:-1]
     except FileNotFoundError:
         return None
-    evaluations = {
-        row["update"]: row for row in map(json.loads, whole)
-    }  # a killed run may have done one twice
+    evaluations = {row["update"]: row for row in map(json.loads, whole)}
     first = {name: settings.pop(name) for name in ("method", "version", "data_sha256")}
     if settings["updates"] not in evaluations or cell_of(first["method"], settings) != run.cell:
         return None
@@ -233,6 +231,13 @@ def work(runs, jobs):
                 run.folder.parent.mkdir(parents=True, exist_ok=True)
                 log = run.folder.with_suffix(".log")
                 with log.open("a") as file:
+                    try:  # the run inherits the lock and keeps it, whatever becomes of this process
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        say(f"{label(run)} still runs in another process: left to it")
+                        continue
+                    if not resume:  # killed before its first checkpoint
+                        shutil.rmtree(run.folder, ignore_errors=True)
                     command = [sys.executable, *run.words, *resume]
                     pipes = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
                     process = subprocess.Popen(command, env=environment, **pipes)
@@ -248,7 +253,7 @@ def work(runs, jobs):
                 text = log.read_text(errors="replace").strip()
                 reason = f"exit status {process.returncode}, {text.splitlines()[-1] if text else ''} ({log})"
                 tries[run.folder] = tries.get(run.folder, 0) + 1
-                again = tries[run.folder] < 2
+                again = process.returncode != 2 and tries[run.folder] < 2  # 2: a setting is wrong
                 (waiting if again else failed).append(run)
                 say(f"{label(run)} failed{', to be tried once more' * again}: {reason}")
     except KeyboardInterrupt:
@@ -268,30 +273,22 @@ def submit(runs, jobs):
     """Hands the runs to Slurm, as job arrays. A run that Slurm starts again goes on from its checkpoint."""
     folder = Path("runs", "slurm", time.strftime("%Y-%m-%d-%H%M%S")).resolve()
     folder.mkdir(parents=True)
-    for number in range(0, len(runs), ARRAY):
-        part, list_file, script = (
-            runs[number : number + ARRAY],
-            folder / f"{number}.txt",
-            folder / f"{number}.sh",
-        )
-        commands = [shlex.join([sys.executable, *run.words]) for run in part]
-        list_file.write_text("".join(f"{run.folder}\t{c}\n" for run, c in zip(part, commands, strict=True)))
+    for first in range(0, len(runs), ARRAY):
+        part, commands, script = runs[first : first + ARRAY], folder / f"{first}.txt", folder / f"{first}.sh"
+        rows = [f"{run.folder}\t{shlex.join([sys.executable, *run.words])}\n" for run in part]
+        commands.write_text("".join(rows))
         script.write_text(f"""#!/bin/bash
 export OMP_NUM_THREADS=1 TQDM_DISABLE=1
-IFS=$'\\t' read -r folder command < <(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(list_file))})
-if [ -e "$folder/checkpoint.pt" ]; then command+=" --resume"; fi
+IFS=$'\\t' read -r folder command < <(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(commands))})
+mkdir -p "$folder"; exec 9>"${{folder%/*}}/${{folder##*/}}.lock"; flock -n 9 || exit 0  # it runs already
+if [ -e "$folder/checkpoint.pt" ]; then command+=" --resume"; else rm -rf "$folder"; fi
 eval exec "$command"
 """)
-        words = ["sbatch", "--job-name=swapped-gcrl", f"--array=1-{len(part)}" + f"%{jobs}" * bool(jobs)]
-        words += [
-            f"--chdir={REPOSITORY}",
-            f"--output={folder}/{number}-%a.log",
-            "--open-mode=append",
-            "--requeue",
-        ]
-        words += ["--signal=B:TERM@120", "--ntasks=1", "--cpus-per-task=1", str(script)]
+        words = "sbatch --job-name=swapped-gcrl --open-mode=append --requeue --signal=B:TERM@120 --ntasks=1"
+        words = [*words.split(), "--cpus-per-task=1", f"--array=1-{len(part)}" + f"%{jobs}" * bool(jobs)]
+        words += [f"--chdir={REPOSITORY}", f"--output={folder}/{first}-%a.log", str(script)]
         if subprocess.run(words).returncode:
-            fail(f"--slurm: sbatch refused the runs from number {number} on, see above")
+            fail(f"--slurm: sbatch refused the runs from number {first} on, see above")
     say(f"{len(runs)} runs submitted; when they have ended, the same command adds their rows")
 
 
@@ -300,16 +297,12 @@ eval exec "$command"
 class Options:
     methods: str = ""  # for instance dqapg,wgcsl-official; by default all
     tasks: str = ""  # for instance PointMaze,FetchPush; by default all
-    swap: Literal["both", "yes", "no"] | None = (
-        None  # by default both, but of bcq, wgcsl and gofar without, as the paper
-    )
+    swap: Literal["both", "yes", "no"] | None = None  # by default as METHODS in data/tools.py says
     seeds: str = ""  # for instance 1,2,7-9; by default as many as the protocol has
     protocol: Literal["paper", "cpu"] = "cpu"  # number of seeds and flags: PROTOCOLS in results/benchmark.py
     jobs: int = 0  # runs at a time; by default one per core, with --slurm no limit
     dry_run: bool = False  # print the command of every run; # marks those that have a row
-    slurm: bool = (
-        False  # submit the runs as job arrays; sbatch takes flags as SBATCH_PARTITION, SBATCH_GPUS, ...
-    )
+    slurm: bool = False  # submit the runs as job arrays; flags of sbatch as SBATCH_PARTITION, SBATCH_GPUS
 
 
 def chosen(name, text, known):
@@ -321,21 +314,21 @@ def chosen(name, text, known):
 
 
 def main():
-    words = sys.argv[1:]
-    words, extra = (
-        (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    )
+    words = [*sys.argv[1:], "--"]
+    extra, words = words[words.index("--") + 1 : -1], words[: words.index("--")]
     config = (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(Options, args=words, prog="benchmark.sh", description=__doc__, config=config)
     os.chdir(REPOSITORY)
     options.methods = chosen("methods", options.methods, lines())
-    options.tasks = chosen(
-        "tasks", options.tasks, ("PointMaze", *(task for task in TASKS if task != "PointMaze"))
-    )
+    options.tasks = chosen("tasks", options.tasks, sorted(TASKS, key="PointMaze".__ne__))  # it is the fastest
     if not re.fullmatch(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?", options.seeds):
         fail(f"--seeds {options.seeds}: give numbers and ranges, for instance 1,2,7-9")
     ranges = [list(map(int, part.split("-"))) for part in options.seeds.split(",") if part]
+    if any(r[0] > r[-1] for r in ranges):
+        fail(f"--seeds {options.seeds}: a range goes upwards")
     options.seeds = sorted({seed for r in ranges for seed in range(r[0], r[-1] + 1)})
+    if options.jobs < 0:
+        fail(f"--jobs {options.jobs}: must be positive")
     for word in extra:
         name = word.removeprefix("--").split("=")[0].replace("-", "_")
         if word.startswith("--") and name in SET_HERE:
