@@ -101,6 +101,7 @@ def load(args):
         command = [sys.executable, REPOSITORY / "data/collect.py", "--task", args.task, "--out", path]
         found = subprocess.run(command).returncode == 0
         require(found, f"--task {args.task}: collecting its data failed; --dataset names a file of your own")
+    require(paper_task or args.dataset, f"--task {args.task}: needs --dataset, see load() for the file")
     try:
         data = dict(np.load(path, allow_pickle=False))
         manifest = json.loads(str(data.pop("manifest", "{}")))

@@ -167,10 +167,8 @@ def load_expert(path, task):
         expert = torch.load(path, weights_only=True)
         if expert["task"] != task:
             fail(f"--expert {path}: was trained for {expert['task']}")
-        names = ["body.0", "body.2", "body.4", "head"]
-        layers = [
-            [expert["actor"][f"{k}.{part}"].double().numpy() for part in ("weight", "bias")] for k in names
-        ]
+        actor, names = expert["actor"], ["body.0", "body.2", "body.4", "head"]
+        layers = [[actor[f"{k}.{part}"].double().numpy() for part in ("weight", "bias")] for k in names]
         mean, std = (
             np.concatenate([expert[f"{part}_{kind}"].double().numpy() for part in ("obs", "goal")])
             for kind in ("mean", "std")

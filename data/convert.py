@@ -310,7 +310,7 @@ def main():
     if kind == "minari":
         from minari.storage import get_dataset_path
 
-        if not re.fullmatch(r"([\w-]+/)*[\w-]{2,}-v\d+", name):
+        if not re.fullmatch(r"([\w-]{2,}/)*[\w-]+-v\d+", name):
             fail(f"--out {args.out}: Minari wants an ID such as minari:swapped/FetchPush/mixed-v0")
         path = get_dataset_path(name)
     if path.exists() and (kind == "minari" or not args.force):

@@ -380,14 +380,9 @@ def train(args):
         replace(checkpoint, lambda part: torch.save(state, part))
 
     def save_expert(name, result):
-        expert = {
-            "task": args.task,
-            "seed": args.seed,
-            "clip": args.clip,
-            "actor": actor.state_dict(),
-            **result,
-        }
+        expert = {"task": args.task, "seed": args.seed, "clip": args.clip, **result}
         expert |= {k: normaliser.get_buffer(k) for k in ("obs_mean", "obs_std", "goal_mean", "goal_std")}
+        expert["actor"] = actor.state_dict()
         replace(folder / name, lambda part: torch.save(expert, part))
 
     def update(observation, next_observation, action, reward):

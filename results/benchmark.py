@@ -336,6 +336,7 @@ def main():
     runs, rows = list_runs(options, extra), read_rows()
     todo = [run for run in runs if run.seed not in rows.get(run.cell, ())]
     if options.dry_run:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `| head`
         waiting = set(todo)
         for run in runs:
             done = "" if run in waiting else "# has a row: "

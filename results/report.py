@@ -136,7 +136,7 @@ def by_task(results):
             row += [sum(map(up, found)), sum(map(down, found))]
             rows.append(row + [f"{results.names[p[0]]} {changes[p]:+.1f}" for p in ends])
     header = ["", "highest returns", "methods with both", "return more with swapping", "significantly more"]
-    return markdown([*header, "significantly less", "largest change", "smallest change"], rows)
+    return markdown([*header, "significantly less", "highest change", "lowest change"], rows)
 
 
 def others(results):

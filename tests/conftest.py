@@ -117,7 +117,7 @@ def run(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(method, **settings):
-        module = load_method(method)
+        module = load_method.__wrapped__(method)  # anew, as in a process of its own
         small = {"task": "toyenv:Toy", "dataset": str(toy / "toy.npz"), "hidden": (24,), "batch_size": 32}
         small |= {"precision": "fp32", "threads": 1, "eval_episodes": 3, "updates": 20}
         small |= {"vae_hidden": (24,)} if method == "bcq" else {}

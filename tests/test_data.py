@@ -118,7 +118,7 @@ def test_replay_in_the_plain_environment(task):
 
     The second and third come after others in the same process: nothing of those is left in them.
     """
-    robot = collect.Robot(task, collect.load_expert(ROOT / f"data/experts/{task}.pt"))
+    robot = collect.Robot(task, collect.load_expert(ROOT / f"data/experts/{task}.pt", task))
     for job in (("random", 4, 7), ("expert", 0, 7), ("expert", 1, 7, 0.2, 0.3)):
         made = robot.episode(*job)
         env = gym.make(f"envs:paper/{task}")
@@ -136,7 +136,9 @@ def test_replay_in_the_plain_environment(task):
 
 def test_exploration_of_the_expert():
     """The action that FetchReach ignores shows it: a mixture of Gaussian noise and of random actions."""
-    robot = collect.Robot("FetchReach", collect.load_expert(ROOT / "data/experts/FetchReach.pt"))
+    robot = collect.Robot(
+        "FetchReach", collect.load_expert(ROOT / "data/experts/FetchReach.pt", "FetchReach")
+    )
 
     def actions(*exploration):
         return np.stack([robot.episode("expert", k, 0, *exploration)["actions"] for k in range(12)])
@@ -296,7 +298,7 @@ def test_a_resumed_expert_equals_one_without_a_break(monkeypatch, capsys):
     # collect.py reads the expert, with the same actions
     actor, normaliser = mrn.Actor(13, 4), mrn.Normaliser(10, 3, 5.0)
     saved = torch.load("parts/FetchReach/expert_last.pt", weights_only=True)
-    expert = collect.load_expert("parts/FetchReach/expert_last.pt")
+    expert = collect.load_expert("parts/FetchReach/expert_last.pt", "FetchReach")
     actor.load_state_dict(saved["actor"])
     normaliser.load_state_dict(parts["normaliser"])
     obs, goal = torch.randn(10), torch.randn(3)
@@ -518,3 +520,25 @@ def test_bad_conversions(maze, reach, monkeypatch, capsys):
     ):
         refused(capsys, lambda flags=flags: call(monkeypatch, convert, *flags), word)
         assert Path("x.npz").read_text() == "mine" and not Path("y.npz").exists()
+
+
+REACH = "--task FetchReach --out y.npz"
+MAZE = "--source maze.npz --out"
+
+
+@pytest.mark.parametrize(
+    "module, flags, words",
+    [
+        (collect, "--task Nowhere", "--task Nowhere: PointMaze HandBlockZ"),
+        (collect, f"{REACH} --expert {ROOT}/data/experts/HandBlockZ.pt", "--expert HandBlockZ"),
+        (collect, f"{REACH} --expert {ROOT}/data/experts/HandBlockZ.json", "--expert .json: UnpicklingError"),
+        (collect, f"{REACH} --workers 0", "--workers"),
+        (collect, f"{REACH} --expert-episodes 0 --random-episodes 0", "--expert-episodes --random-episodes"),
+        (convert, "--source missing --out minari:bad", "minari:bad"),  # the source is not read
+        (convert, f"{MAZE} maze.npz/y.npz", "maze.npz/y.npz"),
+        (convert, f"{MAZE} y.npz --expert-episodes 0", "--expert-episodes"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_line(module, flags, words, maze, monkeypatch, capsys):
+    Path("maze.npz").write_bytes(maze.read_bytes())
+    refused(capsys, lambda: call(monkeypatch, module, flags), *words.split())

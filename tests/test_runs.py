@@ -442,7 +442,7 @@ def test_a_checkpoint_cannot_run_code(run):
     assert not Path("trap").exists()
 
 
-def test_a_policy_plays_as_it_was_evaluated(run, capsys):
+def test_a_policy_plays_as_it_was_evaluated(run, capsys, monkeypatch):
     """By play.py, and by the code in README."""
     run("td3bc", swap=True)
     folder = Path("runs/toyenv:Toy/td3bc-swap/1")
@@ -453,8 +453,7 @@ def test_a_policy_plays_as_it_was_evaluated(run, capsys):
     assert all(text in line for text, line in zip(returns, said[:3], strict=True))
     assert f"return {last['return']:.1f}, success {last['success']:.2f}" in said[3]
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    code = code.replace('"algos"', repr(str(ROOT / "algos")))
-    names = {}
+    names, _ = {}, monkeypatch.syspath_prepend(ROOT / "algos")
     exec(code.replace("runs/FetchReach/td3bc-swap/1", str(folder)), names)
     agent, _ = play.load_policy(folder)
     inputs = torch.ones(1, 2), torch.ones(1, 1)
