@@ -398,8 +398,32 @@ def test_a_failed_run_is_tried_once_more(clone):
         (clone.folder / f"broken-{name}").touch()
     words = "--methods", "quick", "--tasks", "PointMaze", "--seeds", "2-4", "--", "--updates", "9"
     out, status = clone.call(*words)
-    assert status == 1 and [seed for seed, _, _ in clone.scores()] == [4, 2] and "FAILED" in out
+    assert status == 1 and {seed for seed, _, _ in clone.scores()} == {2, 4} and "FAILED" in out
     assert out.count("out of luck") == 3 and [x[0] for x in clone.started()].count("3") == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_outlives_the_benchmark_is_not_started_twice(clone):
+    """And one that was killed before its first checkpoint begins anew."""
+    text = "--methods quick --tasks PointMaze --seeds 2 --jobs 2 -- --updates 40 --pause 0.05"
+    words = text.split()
+    process = clone.start(*words)
+    while not clone.started():
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    out, _ = clone.call(*words)
+    assert "still runs in another process" in out and len(clone.started()) == 1
+    (folder,) = clone.folder.glob("runs/*/*/*/*/2")
+    while not (folder / "evaluations.jsonl").exists():
+        time.sleep(0.02)
+    left = folder.with_name("3")
+    left.mkdir()
+    (left / "evaluations.jsonl").write_text("{}\n")
+    time.sleep(0.5)
+    words[5] = "2-3"
+    assert clone.call(*words)[1] == 0 and len(clone.scores()) == 2
+    assert "{}" not in (left / "evaluations.jsonl").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
