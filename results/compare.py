@@ -43,10 +43,10 @@ class Cell:
         """A score of each seed at the last evaluation."""
         return np.array([row["scores"][score] for row in self.rows], float)
 
-    def curve(self, column):
-        """Updates (K,) and values (seeds, K) of a column of the curve: 1 return, 2 success, 3 unseen."""
+    def curve(self):
+        """Updates (K,) and returns (seeds, K) at the evaluations that all seeds have."""
         common = set.intersection(*({point[0] for point in row["curve"]} for row in self.rows))
-        values = [[point[column] for point in row["curve"] if point[0] in common] for row in self.rows]
+        values = [[point[1] for point in row["curve"] if point[0] in common] for row in self.rows]
         return np.array(sorted(common)), np.array(values, float)
 
 

@@ -90,7 +90,7 @@ def curves(results):
         for ax, task in zip(row, TASKS, strict=True):
             for swap, color in COLORS.items():
                 if cell := results.cell(line, task, swap):
-                    updates, values = cell.curve(1)
+                    updates, values = cell.curve()
                     ax.plot(updates, values.mean(0), color=color, lw=1.4)
                     ax.fill_between(updates, values.min(0), values.max(0), color=color, alpha=0.25, lw=0)
             ax.grid(alpha=0.3)

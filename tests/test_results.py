@@ -101,7 +101,7 @@ def test_a_cell_pools_seeds_and_precisions_and_nothing_else(results):
     free = [row(seed=3, precision="fp32", device="cuda", out="elsewhere", value=40.0)]
     cell = results(*seeds([10.0, 20.0]), *free, *other).cell("td3bc", "PointMaze", False)
     assert cell.seeds == (1, 2, 3) and cell.returns.tolist() == [10, 20, 40]
-    updates, values = cell.curve(1)
+    updates, values = cell.curve()
     assert updates.tolist() == [10, 20] and values.tolist() == [[5, 10], [10, 20], [20, 40]]
 
 
