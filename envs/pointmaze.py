@@ -218,7 +218,7 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
         return obs, reward, np.zeros(self.num_envs, bool), truncated, info
 
     def draw_paths(self, file):
-        """Writes a PNG of the present episodes, one panel for each start cluster, as in Fig. 6 and 8."""
+        """Draws the present episodes, a panel for each start cluster as in Fig. 6 and 8, and prints success."""
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
@@ -242,6 +242,11 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
             handles.append(Line2D([], [], color="0.3", label=label, **style))
         figure.legend(handles=handles, loc="outside lower center", ncols=7)
         figure.savefig(file, format="png", dpi=110)
+        groups = np.array([group(*pair) for pair in self.pairs])
+        for name, kind in (("seen", "that the data shows"), ("unseen", "that the data never shows")):
+            ends = success[groups == name]
+            print(f"pairs of start and goal {kind}: {ends.sum()} of {len(ends)} episodes end at their goal")
+        print(f"their paths: {file}")
 
 
 def draw_maze(ax):

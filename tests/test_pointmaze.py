@@ -172,9 +172,12 @@ def test_the_batch_equals_single_environments():
         assert all((obs[key][k] == single[key]).all() for key in single)
 
 
-def test_pictures(tmp_path):
+def test_pictures(tmp_path, capsys):
     batch = make_batch(9)
     batch.reset(seed=1)
     batch.step(np.ones((9, 2)))
+    batch.position[2] = batch.goal[2]  # seed 3: a pair of the data
     batch.draw_paths(tmp_path / "paths.png")
+    shown, never, _ = capsys.readouterr().out.splitlines()
+    assert "the data shows: 1 of 3 " in shown and "never shows: 0 of 6 " in never
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
