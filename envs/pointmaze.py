@@ -218,7 +218,7 @@ class PointMazeVectorEnv(gym.vector.VectorEnv):
         return obs, reward, np.zeros(self.num_envs, bool), truncated, info
 
     def draw_paths(self, file):
-        """Draws the present episodes, a panel for each start cluster as in Fig. 6 and 8, and prints success."""
+        """Draws the present episodes, a panel for each start cluster as in Fig. 6 and 8; prints success."""
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
