@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from scipy.spatial import KDTree
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -61,8 +62,9 @@ class Args:
     threads: int = 0  # CPU threads of PyTorch; 0 leaves the choice to PyTorch
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of products; auto: bf16 where it is fast
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
-    swap: bool = False  # goal swapping: part of each batch gets goals drawn at random from the batch (Alg. 1)
+    swap: bool = False  # goal swapping: part of each batch gets goals of other trajectories
     swap_ratio: float = 0.5  # that part of the batch, at most half
+    swap_source: Literal["batch", "meet"] = "batch"  # goals drawn from the batch (Alg. 1), or see meet()
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
@@ -158,25 +160,64 @@ class ReplayBuffer:
         steps = np.arange(data["actions"].shape[1])
         self.episode, self.step = np.nonzero(steps < data["lengths"][:, None])  # of every transition
         self.rng = np.random.default_rng(args.seed)
+        if args.swap_source == "meet":
+            self.find_meetings()
+
+    def find_meetings(self):
+        """Pairs (u, v) of states of two trajectories, less than two steps apart; u in ascending order."""
+        x, lengths = self.data["observations"], self.data["lengths"][:, None]
+        self.states, dim = x.shape[1:]
+        valid = np.arange(self.states) <= lengths
+        step = np.diff(x, axis=1)[valid[:, 1:]]
+        # Distances count steps: the root mean square one has length 1
+        self.x = (x / np.sqrt(dim * np.square(step).mean(0)).clip(1e-4)).reshape(-1, dim)
+        valid = np.flatnonzero(valid)
+        some = valid[:: 1 + len(valid) // 25_000]  # enough, and found in a minute
+        gap, near = KDTree(self.x[valid]).query(self.x[some], 64, distance_upper_bound=2)
+        found = np.isfinite(gap)
+        u, v = np.repeat(some, found.sum(1)), valid[near[found]]
+        other = u // self.states != v // self.states
+        require(other.any(), "--swap-source meet: no trajectories of the dataset meet")
+        self.u, self.v, self.gap = u[other], v[other], gap[found][other]
+
+    def meet(self, i, t):
+        """Which transitions (i, t) get a goal of another trajectory that i meets after t, and those goals.
+
+        A meeting (u, v) counts if its gap is less than a third of the way from t to v. The goal is achieved
+        at v or later, so the action at t lies on a path to it that the data shows. After temporal goal
+        augmentation (Ghugare et al. 2024, arXiv 2401.11237). Without a meeting a transition keeps its goal.
+        """
+        first, last = np.searchsorted(self.u, (i * self.states + t + 1, (i + 1) * self.states))
+        drawn = first + (self.rng.random((8, len(i))) * (last - first)).astype(int)  # eight tries
+        drawn = np.minimum(drawn, last - 1)
+        way = np.linalg.norm(self.x[i * self.states + t] - self.x[self.v[drawn]], axis=2)
+        fits = (first < last) & (self.gap[drawn] < way / 3)
+        met = fits.any(0)
+        j, step = np.divmod(self.v[drawn[fits.argmax(0), np.arange(len(i))][met]], self.states)
+        return met, self.data["achieved_goals"][j, self.rng.integers(step, self.data["lengths"][j] + 1)]
 
     def sample(self):
         args, obs, achieved = self.args, self.data["observations"], self.data["achieved_goals"]
         swapped = round(args.batch_size * args.swap_ratio) if args.swap else 0
-        size = args.batch_size - swapped
+        size = args.batch_size - swapped * (args.swap_source == "batch")  # Alg. 1 takes transitions twice
         drawn = self.rng.integers(len(self.episode), size=size)
         i, t = self.episode[drawn], self.step[drawn]  # trajectory and step
         goal = self.data["desired_goals"][i]
         future = t + 1 + (self.rng.random(size) * (self.data["lengths"][i] - t)).astype(int)  # t+1, ..., T
         hindsight = self.rng.random(size) < args.her_ratio
         goal[hindsight] = achieved[i, future][hindsight]  # Alg. 3, line 4, but from t+1
-        steps_to_goal = np.append(np.where(hindsight, future - t, np.inf), np.full(swapped, np.inf))
-        if args.swap:  # Alg. 1: the same transitions again, with goals drawn at random from the batch
+        steps_to_goal = np.resize(np.where(hindsight, future - t, np.inf), args.batch_size)
+        other = np.arange(args.batch_size) >= args.batch_size - swapped
+        if args.swap_source == "meet":
+            other[other], goals = self.meet(i[other], t[other])
+            goal[other] = goals
+        elif args.swap:  # Alg. 1: the same transitions again, with goals of the batch in another order
             i, t = np.append(i, i[:swapped]), np.append(t, t[:swapped])
             goal = np.concatenate([goal, self.rng.permutation(goal)[:swapped]])
         # Eq. (2) of s', as in Alg. 1; Alg. 3 prints R(g, s)
         reward = self.compute_reward(achieved[i, t + 1], goal, {})
         batch = obs[i, t], self.data["actions"][i, t], reward, obs[i, t + 1], goal
-        batch += achieved[i, t], obs[i, 0], steps_to_goal, np.arange(args.batch_size) >= size
+        batch += achieved[i, t], obs[i, 0], np.where(other, np.inf, steps_to_goal), other
         return Batch(*(torch.as_tensor(x, dtype=torch.float32, device=args.device) for x in batch))
 
 
@@ -415,6 +456,7 @@ def check_settings(args):
             require(value > 0, f"--{name} {value}: must be positive")
     good = args.batch_size % 2 == 0 and args.swap_ratio <= 0.5
     require(good or not args.swap, "--swap: --batch-size must be even, --swap-ratio at most 0.5")
+    require(args.swap or args.swap_source == "batch", "--swap-source meet: needs --swap")
     gpu = args.device.startswith("cuda")
     require(gpu or not args.cuda_graphs, "--cuda-graphs: needs --device cuda")
     try:
@@ -506,7 +548,8 @@ def train(agent_class, args):
     bar = tqdm(updates, f"{folder}, {args.precision}", args.updates, initial=start, unit=" updates", **pace)
     for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
-            metrics = update(buffer.sample(), n)
+            batch = buffer.sample()
+            metrics = update(batch, n) | {"swapped": batch.swapped.mean()}
         last = n == args.updates
         if n % args.log_every == 0 or last:
             metrics = {name: float(value) for name, value in metrics.items()}

@@ -1,8 +1,9 @@
 """Cells of the tables and comparisons between them.
 
-A cell is a line of the tables on a task, with or without goal swapping. Its runs differ in nothing but the
-seed. A seed is one observation: Welch's t-test, corrected by Holm for the number of comparisons. The paper
-counts the 50 episodes of each of its seeds as if they were independent; its printed numbers are compared so.
+A cell is a line of the tables on a task, without goal swapping (False), with it (True), or with goals of
+trajectories that meet ("meet"). Its runs differ in nothing but the seed. A seed is one observation: Welch's
+t-test, corrected by Holm for the number of comparisons. The paper counts the 50 episodes of each of its seeds
+as if they were independent; its printed numbers are compared so.
 """
 
 import math
@@ -59,8 +60,10 @@ class Results:
         measured = {row["method"] for cell in self.rows.values() for row in cell.values()}
         for line, (method, its, _) in lines().items():
             for task in TASKS if method in measured else ():
-                for swap in (False, True):
-                    place = cell_of(method, settings_of(line, task, swap, protocol)[1])
+                for swap in (False, True, "meet"):
+                    settings = settings_of(line, task, bool(swap), protocol)[1]
+                    source = {"swap_source": "meet"} if swap == "meet" else {}
+                    place = cell_of(method, settings | source)
                     if place in self.rows:
                         self.cells[line, task, swap] = Cell(self.rows[place])
                         self.names[line] = its.name
@@ -68,9 +71,9 @@ class Results:
     def cell(self, line, task, swap):
         return self.cells.get((line, task, swap))
 
-    def effect(self, line, task):
+    def effect(self, line, task, swap=True):
         """Differences with - without swapping of the seeds that both cells have (seeds,), or None."""
-        without, swapped = (self.cell(line, task, swap) for swap in (False, True))
+        without, swapped = self.cell(line, task, False), self.cell(line, task, swap)
         common = sorted({*without.seeds} & {*swapped.seeds}) if without and swapped else []
         returns = [dict(zip(cell.seeds, cell.returns, strict=True)) for cell in (without, swapped) if common]
         return np.array([returns[1][seed] - returns[0][seed] for seed in common]) if common else None

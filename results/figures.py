@@ -15,6 +15,10 @@ sys.path.insert(0, str(REPOSITORY))
 from envs.pointmaze import draw_maze  # noqa: E402
 
 COLORS = {False: "#3b75af", True: "#d9661f"}  # without and with swapping
+EFFECTS = {
+    True: ("--swap", "#d9661f", 0),
+    "meet": ("--swap-source meet", "#2a8f5c", 0.3),
+}  # label, color, shift
 LEGEND = {False: "without swapping", True: "with swapping"}
 
 
@@ -55,12 +59,14 @@ def swap_effect(results):
             if printed := PAPER["table2"].get(line, {}).get(task):
                 difference = printed["swap"][0] - printed["no_swap"][0]
                 ax.plot(scale * difference, y, "D", color="0.5", mfc="none", ms=5, zorder=1)
-            if (differences := results.effect(line, task)) is not None:
-                ax.plot(scale * differences, [y] * len(differences), "o", color=COLORS[True], ms=4, alpha=0.6)
-            if differences is not None and len(differences) > 2:
-                c = compare_paired(scale * differences)
-                ax.plot([c.low, c.high], [y, y], color=COLORS[True], lw=1.5, alpha=0.7)
-                ax.plot(c.difference, y, "|", color=COLORS[True], ms=10, mew=2)
+            for swap, (_, color, shift) in EFFECTS.items():
+                at, differences = y + shift, results.effect(line, task, swap)
+                if differences is not None:
+                    ax.plot(scale * differences, [at] * len(differences), "o", color=color, ms=4, alpha=0.6)
+                if differences is not None and len(differences) > 2:
+                    c = compare_paired(scale * differences)
+                    ax.plot([c.low, c.high], [at, at], color=color, lw=1.5, alpha=0.7)
+                    ax.plot(c.difference, at, "|", color=color, ms=8, mew=2)
         ax.set_title(task, fontsize=10)
         ax.set(yticks=range(len(methods)), yticklabels=[results.names[line] for line in methods])
         ax.set(ylim=(len(methods) - 0.5, -0.5), xlim=(-62, 62))
@@ -70,13 +76,9 @@ def swap_effect(results):
         "return with swapping − return without, in % of the largest return; right of 0 swapping helps",
         fontsize=10,
     )
-    entries = {"a seed": {"color": COLORS[True], "marker": "o", "ms": 4}}
-    entries["mean, 95 % interval (3 seeds or more)"] = {
-        "color": COLORS[True],
-        "marker": "|",
-        "ms": 10,
-        "ls": "-",
-    }
+    entries = {"a seed": {"marker": "o", "ms": 4}}
+    entries["mean, 95 % interval"] = {"marker": "|", "ms": 10, "ls": "-"}
+    entries |= {label: {"color": color, "marker": "s"} for label, color, _ in EFFECTS.values()}
     legend(figure, entries | {"the paper's means": {"color": "0.5", "marker": "D", "mfc": "none"}})
     return figure
 

@@ -22,6 +22,7 @@ from compare import Results, compare, compare_printed, down, holm, short, up
 
 PAGES = [REPOSITORY / name for name in ("README.md", "docs/results.md", "docs/findings.md")]
 PLOTS = REPOSITORY / "results" / "plots"
+SUFFIX = {False: "", True: "-aug", "meet": "-meet"}
 
 
 def markdown(header, rows):
@@ -130,13 +131,33 @@ def by_task(results):
         changes = {p: a.returns.mean() - b.returns.mean() for p, (a, b) in cells.items() if p[1] == task}
         if changes:
             found, order = [c for p, c in tests.items() if p[1] == task], sorted(means, key=means.get)[:-4:-1]
-            top = [f"{results.names[p[0]]}{'-aug' * p[2]} {means[p]:.1f}" for p in order]
+            top = [f"{results.names[p[0]]}{SUFFIX[p[2]]} {means[p]:.1f}" for p in order]
             ends = [max(changes, key=changes.get), min(changes, key=changes.get)]
             row = [task, ", ".join(top), len(changes), sum(d > 0 for d in changes.values())]
             row += [sum(map(up, found)), sum(map(down, found))]
             rows.append(row + [f"{results.names[p[0]]} {changes[p]:+.1f}" for p in ends])
     header = ["", "highest returns", "methods with both", "return more with swapping", "significantly more"]
     return markdown([*header, "significantly less", "highest change", "lowest change"], rows)
+
+
+def meet(results):
+    """Mean return ± standard error without swapping, with it, and with goals of trajectories that meet."""
+
+    def text(mean, errors, sign=""):
+        return f"{mean:{sign}.1f} ± {np.linalg.norm(errors):.1f}"
+
+    rows = []
+    for line, task in (place[:2] for place in results.cells if place[2] == "meet"):
+        cells = [results.cell(line, task, swap) for swap in SUFFIX]
+        if any(cell is None or len(cell.seeds) < 2 for cell in cells):
+            continue
+        means = [cell.returns.mean() for cell in cells]
+        errors = [cell.returns.std(ddof=1) / len(cell.seeds) ** 0.5 for cell in cells]
+        row = [f"{text(*pair)} ({len(cell.seeds)})" for *pair, cell in zip(means, errors, cells, strict=True)]
+        best = int(means[1] > means[0])
+        row.append(text(means[2] - means[best], (errors[2], errors[best]), "+"))
+        rows.append([results.names[line], task, *row])
+    return markdown(["", "", "no swapping", "swapping", "meet", "meet - the better of the two"], rows)
 
 
 def others(results):
@@ -169,6 +190,7 @@ def build(protocol="cpu"):
         "short": mean_returns(results),
         "maze": maze(results),
         "by_task": by_task(results),
+        "meet": meet(results),
         "others": others(results),
     }
     tables |= {"claims": claims.table(results), "counted": claims.counted(results)}

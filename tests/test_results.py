@@ -215,6 +215,15 @@ def test_tables_of_made_runs(results):
     assert "TD3+BC-aug 80.5, TD3+BC 10.5, GCSL 1.0 | 1 | 1 | 1 | 0 | TD3+BC +70.0" in report.by_task(made)
 
 
+def test_the_table_of_meet(results):
+    rows = [*seeds([10.0, 12.0]), *seeds([5.0, 9.0], swap=True)]
+    made = results(*rows, *seeds([14.0, 14.0], swap=True, swap_source="meet"))
+    its = "11.0 ± 1.0 (2) | 7.0 ± 2.0 (2) | 14.0 ± 0.0 (2) | +3.0 ± 1.0"
+    assert f"| TD3+BC | PointMaze | {its} |" in report.meet(made)
+    assert "TD3+BC-meet 14.0, TD3+BC 11.0, TD3+BC-aug 7.0" in report.by_task(made)
+    assert "meet" not in report.others(made) and report.meet(results(*rows)).count("\n") == 1
+
+
 def test_bars_only_from_three_seeds_on(results):
     for n in (2, 3):
         made = results(*seeds([10.0] * n), *seeds([12.0, 13.0, 17.0][:n], swap=True))

@@ -390,6 +390,7 @@ BAD_SETTINGS = [
     ("dqapg", {"updates": 0}),
     ("dqapg", {"batch_size": 33, "swap": True}),
     ("dqapg", {"swap_ratio": 0.6, "swap": True}),
+    ("dqapg", {"swap_source": "meet"}),
     ("dqapg", {"her_ratio": 1.1}),
     ("dqapg", {"gamma": 1.01}),
     ("dqapg", {"device": "nonsense"}),

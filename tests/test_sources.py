@@ -18,7 +18,7 @@ from tools import METHODS, load_method
 FILES = {path.stem: path.read_text() for path in sorted(ALGOS.glob("*.py"))}
 each_method = pytest.mark.parametrize("method", FILES)
 LONGER = ("am", "bcq", "cql", "dqapg", "dqapg_gaussian", "gofar", "wgcsl")
-MOST_LINES = dict.fromkeys(FILES, 520) | dict.fromkeys(LONGER, 550)
+MOST_LINES = dict.fromkeys(FILES, 560) | dict.fromkeys(LONGER, 590)
 EQUATIONS = {  # of the paper
     1: "objective: expected sum of rewards",
     2: "reward: 0 at the goal, else -1",
