@@ -78,6 +78,7 @@ class Args:
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
     variant: Literal["gofar", "official"] = "gofar"  # Ma et al.'s code, as in the paper, or the authors' text
     candidates: int = 10  # random actions, of which one is drawn with probability ~ exp(Q) (App. B)
+    act_candidates: int = 100  # of official, which acts by the one with the largest Q
 
 
 # --- shared: data and networks ---
@@ -303,15 +304,27 @@ class AM(nn.Module):
         self.args = args
         self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
         self.periods = (args.target_every,)  # update() depends on n only through n % period
-        self.actor = Actor(stats, args.hidden)
-        self.critic = Ensemble(stats, ("obs", "goal", "action"), args.hidden, size=1)
-        self.target_actor = copy.deepcopy(self.actor)
+        self.register_buffer("action_range", stats["action"][:2])  # centre and half width
+        nets = {}
+        if args.variant == "gofar":
+            nets["actor"] = self.actor = Actor(stats, args.hidden)
+            self.target_actor = copy.deepcopy(self.actor)
+        nets["critic"] = self.critic = Ensemble(stats, ("obs", "goal", "action"), args.hidden, size=1)
         self.target_critic = copy.deepcopy(self.critic)
-        nets = {"actor": self.actor, "critic": self.critic}
         self.optimizers = {k: torch.optim.Adam(v.parameters(), args.lr, fused=True) for k, v in nets.items()}
 
     def act(self, obs, goal):
-        return self.actor(obs, goal)
+        if self.args.variant == "gofar":
+            return self.actor(obs, goal)
+        action, q = self.random_actions(self.critic, obs, goal, self.args.act_candidates)
+        return action[q.argmax(0), torch.arange(len(obs), device=obs.device)]
+
+    def random_actions(self, critic, s, g, size):
+        """Uniform ones for each state, (size, B, action_dim), and their Q, (size, B)."""
+        center, half_width = self.action_range
+        s, g = s.expand(size, *s.shape), g.expand(size, *g.shape)
+        action = center + half_width * (2 * torch.rand(*s.shape[:2], len(center), device=s.device) - 1)
+        return action, critic(s, g, action)[0]
 
     @torch.no_grad()
     def chain(self, g):
@@ -325,13 +338,14 @@ class AM(nn.Module):
         """Regression target of Q(s, g, a), (B,). q: its value now; r: reward of old_g, before chaining."""
         args = self.args
         if args.variant == "official":
-            # App. B: 1 at the goal, which ends the episode, else the discounted next value. A chained goal
-            # lies beyond the hindsight goal: the value there, at the last step of the shortened trajectory,
-            # is what Q says itself, so that such a row adds no error. Whether s' reaches the chained goal by
-            # chance is not looked at
-            y = args.gamma * self.target_critic(s_next, g, self.target_actor(s_next, g))[0]
-            y_chained = torch.where(steps_to_goal == 1, q, y)
-            return torch.where(chained, y_chained, torch.where(r == 0, 1, y)).clamp(0, 1)
+            # App. B: 1 at the goal, which ends the episode, else the discounted next value. Clamped after the
+            # discount, an over-estimate would pass for the goal
+            next_q = self.random_actions(self.target_critic, s_next, g, args.candidates)[1].amax(0)
+            y = args.gamma * next_q.clamp(0, 1)
+            # A chained goal lies beyond the hindsight goal: the value there, at the last step of the
+            # shortened trajectory, is what Q says itself, so that such a row adds no error
+            y_chained = torch.where(steps_to_goal == 1, q.clamp(0, 1), y)
+            return torch.where(chained, y_chained, torch.where(r == 0, 1, y))
         # Ma et al. add Q(s, a, g) as a reward, and ask for the next value under the goal before chaining
         not_done = r < 0 if args.stop_at_goal else 1
         next_q = self.target_critic(s_next, old_g, self.target_actor(s_next, old_g))[0]
@@ -340,12 +354,9 @@ class AM(nn.Module):
     @torch.no_grad()
     def other_actions(self, s, g):
         """One of several random actions for each state, drawn with probability ~ exp(Q): (B, action_dim)."""
-        center, half_width = self.actor.action_range
-        shape = (self.args.candidates, len(s))
-        actions = center + half_width * (2 * torch.rand(*shape, len(center), device=s.device) - 1)
-        q = self.critic(s.expand(*shape, -1), g.expand(*shape, -1), actions)[0]
+        action, q = self.random_actions(self.critic, s, g, self.args.candidates)
         drawn = q.softmax(0).T.multinomial(1).squeeze(1)
-        return actions[drawn, torch.arange(len(s), device=s.device)]
+        return action[drawn, torch.arange(len(s), device=s.device)]
 
     def update(self, batch, n):
         """Update number n, from 1, on a Batch. Returns metrics to log."""
@@ -361,17 +372,16 @@ class AM(nn.Module):
         critic_loss = F.mse_loss(q, y) + conservative  # App. B if official, else Ma et al.'s code
         minimise(critic_loss, self.optimizers["critic"])
 
-        # App. B prints the best action of the data for the policy, Chebotar et al. search for it: both need Q
-        # at every step of an evaluation. This actor is Ma et al.'s, of both variants, and has no cloning term
-        q_pi = self.critic(s, g, self.actor(s, g))[0]
-        actor_loss = -q_pi.mean()
-        minimise(actor_loss, self.optimizers["actor"])
+        metrics = {"critic_loss": critic_loss, "conservative": conservative, "q": q}
+        if args.variant == "gofar":
+            metrics["q_pi"] = self.critic(s, g, self.actor(s, g))[0]
+            metrics["actor_loss"] = actor_loss = -metrics["q_pi"].mean()
+            minimise(actor_loss, self.optimizers["actor"])
 
         if n % args.target_every == 0:
-            polyak_update(self.target_actor, self.actor, args.polyak)
+            if args.variant == "gofar":
+                polyak_update(self.target_actor, self.actor, args.polyak)
             polyak_update(self.target_critic, self.critic, args.polyak)
-        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "conservative": conservative}
-        metrics |= {"q": q, "q_pi": q_pi}
         return {name: x.detach().mean() for name, x in metrics.items()}
 
 

@@ -46,10 +46,12 @@ PROTOCOLS = {
     },
 }
 # Lines of the tables that are not a file of algos/ with its defaults: file, name in tables, flags. The
-# paper's numbers of WGCSL are of the version in GoFAR's code; its authors' own stands beside it.
+# paper's numbers of WGCSL and AM are of the versions in GoFAR's code; their authors' own stand beside them.
 LINES = {
     "wgcsl": ("wgcsl", "WGCSL", {"variant": "gofar", "her_ratio": 1.0}),
     "wgcsl-official": ("wgcsl", "WGCSL official", {}),
+    "am": ("am", "AM", {}),
+    "am-official": ("am", "AM official", {"variant": "official", "her_ratio": 1.0}),
 }
 # CQL's authors' batch of 256 and 4 samples of each kind make it nearly five times as fast; see docs/cql.md.
 PROTOCOL_FLAGS = {("cpu", "cql"): {"batch_size": 256, "samples": 4, "lr": 0.001, "weight": 0.5}}
