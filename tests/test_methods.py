@@ -828,13 +828,17 @@ def test_gofar_penalty_has_a_second_order_gradient_in_float32_under_autocast():
     assert torch.equal(*gradients) and gradients[0].abs().max() > 0
 
 
-def test_crr_filter_is_open_for_better_actions_only():
+def test_crr_clones_better_actions_only_by_the_likelihood_of_a_gaussian():
     """With a critic that likes actions whose entries have a large sum, or a small one."""
     for sign in (1.0, -1.0):
         module, agent = agent_of("crr", policy_std=0.0)
         for one in agent.critic:
             one.forward = lambda s, g, a, old=one.forward: sign * a.sum(-1, keepdim=True) + 0 * old(s, g, a)
         batch = three(module)
-        better = sign * (batch.action - agent.actor(batch.obs, batch.goal)).sum(-1) > 0
+        mu, weights = agent.actor(batch.obs, batch.goal), [*agent.actor.parameters()]
+        better = sign * (batch.action - mu).sum(-1) > 0
+        log_density = torch.distributions.Normal(mu, 0.7).log_prob(batch.action).sum(-1)
+        wanted = torch.autograd.grad(-(0.7**2 * better * log_density).mean(), weights)
         assert agent.update(batch, 1)["weight"].item() == pytest.approx(better.float().mean().item())
+        torch.testing.assert_close([x.grad for x in weights], [*wanted])
         assert 0 < better.sum() < 6
