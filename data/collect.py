@@ -7,6 +7,7 @@
 PointMaze: an A* expert with noise walks each of the three demonstrated start-goal pairs ten times (App. C.3
 and D of Yang et al. 2023, arXiv 2302.08865). Robot tasks: 500 episodes of an expert, failures included, and
 2,000 of uniformly random actions (Sec. 5 and App. D). The expert explores as in its training.
+OGBench's point mazes (ogbench-pointmaze-medium-stitch): walks from cell to cell with noise, as in its files.
 
 The file holds, for N episodes of T steps:
     observations (N, T+1, obs_dim), achieved_goals (N, T+1, goal_dim), desired_goals (N, goal_dim)  float32
@@ -36,15 +37,17 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import tyro
-from tools import REPOSITORY, ROBOTS, TASKS, bar_pace, fail, replace
+from scipy.sparse.csgraph import shortest_path
+from tools import OGBENCH, REPOSITORY, ROBOTS, TASKS, bar_pace, fail, replace
 from tqdm import tqdm
 
+from envs.ogbench import move_points
 from envs.pointmaze import DEMONSTRATED_PAIRS, MAX_STEP, SIZE, WALLS
 
 
 @dataclass
 class Args:
-    task: str = "PointMaze"  # a task of the paper
+    task: str = "PointMaze"  # a task of the paper, or a point maze of OGBench
     out: Path | None = None  # the file to write; by default data/datasets/<task>.npz
     seed: int = 0  # another seed gives other episodes
     force: bool = False  # collect again although the file is there
@@ -60,11 +63,13 @@ class Args:
     episodes_per_pair: int = 10  # PointMaze: trajectories for each of the three demonstrated pairs
     action_noise: float = 0.3  # PointMaze: deviation of the noise on every way-point of A*, clipped at 1
     step_length: float = 0.6  # PointMaze: distance between way-points
+    episodes: int | None = None  # OGBench: trajectories; by default as many as in OGBench's file
 
 
 SETTINGS = {  # on which the arrays depend
-    False: ("episodes_per_pair", "action_noise", "step_length"),
-    True: ("expert_episodes", "random_episodes", "expert_noise", "expert_random_eps"),
+    "PointMaze": ("episodes_per_pair", "action_noise", "step_length"),
+    "robots": ("expert_episodes", "random_episodes", "expert_noise", "expert_random_eps"),
+    "OGBench": ("episodes",),
 }
 
 
@@ -155,6 +160,56 @@ def collect_pointmaze(args):
         "success": success,
         "source": np.ones(len(seeds), np.uint8),
         "seeds": seeds.astype(np.int64),
+    }
+
+
+# --- OGBench's point mazes
+def collect_ogbench(args, rows):
+    """These episodes of points that walk from cell centre to cell centre with noise of deviation 0.5.
+
+    navigate: to one corner, crossing or dead end after another; stitch: to a cell four cells away, and stay
+    there. OGBench's data hold no goals: as in convert.py, a trajectory's last position is its desired goal.
+    """
+    env, stitch = gym.make(f"paper/{args.task}").unwrapped, args.task.endswith("stitch")
+    free = env.env.maze_map == 0
+    cells = np.argwhere(free)  # (C, 2), row and column
+    centers = 4.0 * cells[:, ::-1] - 4  # x and y
+    adjacent = np.abs(cells[:, None] - cells).sum(-1) == 1
+    distance, before = shortest_path(adjacent, unweighted=True, return_predecessors=True)
+    onward = np.where(before < 0, np.arange(len(cells)), before)  # [goal, cell]: the next cell
+    up, down, left, right = (free[tuple((cells + d).T)] for d in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+    turns = np.flatnonzero((up != down) | (left != right) | (up == left))  # the others lie in a corridor
+    ends = [np.flatnonzero(d == 4) if (d == 4).any() else [k] for k, d in enumerate(distance)]
+
+    seeds = [episode_seed(args.task, "expert", k, args.seed) for k in rows]
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    start = np.array([rng.integers(len(cells)) for rng in rngs])
+    goal = np.array([rng.choice(ends[k] if stitch else turns) for rng, k in zip(rngs, start, strict=True)])
+    position, target = (centers[k] + [rng.uniform(-1, 1, 2) for rng in rngs] for k in (start, goal))
+    steps = 200 if stitch else 2000 if "giant" in args.task else 1000
+    noise = np.array([rng.normal(0, 0.5, (steps, 2)) for rng in rngs])
+    observations, actions = [position], []
+    for t in tqdm(range(steps), unit=" steps", **bar_pace()):
+        here = np.abs(position[:, None] - centers).max(-1).argmin(1)
+        way = centers[onward[goal, here]] - position
+        action = way / (np.linalg.norm(way, axis=-1, keepdims=True) + 1e-6) + noise[:, t]
+        actions.append(action.clip(-1, 1).astype(np.float32))
+        position = move_points(env.env, position, actions[-1])
+        observations.append(position)
+        reached = env.compute_reward(position, target, {}) == 0
+        for k in np.flatnonzero(reached & (not stitch)):
+            goal[k] = rngs[k].choice(turns)
+            target[k] = centers[goal[k]] + rngs[k].uniform(-1, 1, 2)
+    observations = np.stack(observations, 1).astype(np.float32)
+    last = observations[:, -1]
+    return {
+        "observations": observations,
+        "achieved_goals": observations,
+        "desired_goals": last,
+        "actions": np.stack(actions, 1),
+        "success": env.compute_reward(observations[:, 1:], last[:, None], {}) == 0,
+        "source": np.ones(len(seeds), np.uint8),
+        "seeds": np.array(seeds),
     }
 
 
@@ -327,7 +382,7 @@ def machine():
 
 def make_manifest(arrays, task, arguments):
     """The manifest of a dataset, a dict for JSON."""
-    packages = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+    packages = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco") + ("ogbench",) * (task in OGBENCH)
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
     manifest = {"task": task, "env_kwargs": {}, "arguments": arguments, "versions": versions}
     last = arrays.get("lengths", np.full(len(arrays["actions"]), arrays["actions"].shape[1])) - 1
@@ -371,13 +426,16 @@ def verify(path, args):
         fail(f"--verify: {path} is damaged or edited, {damaged} differ from its manifest")
     made = Args(**manifest["arguments"], workers=args.workers, expert=args.expert)
     rows = np.arange(len(arrays["seeds"]))
-    if args.task in ROBOTS:  # ten of either kind
+    if args.task == "PointMaze":
+        fresh = collect_pointmaze(made)
+    else:  # ten of either kind
         kinds = [kind for code in (1, 0) if len(kind := rows[arrays["source"] == code])]
         rows = np.unique([kind[np.linspace(0, len(kind) - 1, 10).astype(int)] for kind in kinds])
+    if args.task in OGBENCH:
+        fresh = collect_ogbench(made, rows)
+    elif args.task in ROBOTS:
         jobs = jobs_of(made)
         fresh, _ = simulate(made, [jobs[row] for row in rows])
-    else:
-        fresh = collect_pointmaze(made)
     wrong = sum(any((arrays[x][row] != fresh[x][k]).any() for x in fresh) for k, row in enumerate(rows))
     if wrong:
         here = make_manifest(fresh, args.task, {})
@@ -388,20 +446,31 @@ def verify(path, args):
 
 def main():
     args = tyro.cli(tyro.conf.FlagCreatePairsOff[Args], description=__doc__)
-    if args.task not in TASKS:
-        fail(f"--task {args.task}: must be one of {', '.join(TASKS)}")
+    if args.task in OGBENCH and ("pointmaze" not in args.task or "teleport" in args.task):
+        file = args.task.removeprefix("ogbench-") + "-v0.npz"
+        where = f"https://rail.eecs.berkeley.edu/datasets/ogbench/{file}"
+        out = f"--out data/datasets/{args.task}.npz"
+        command = f"python data/convert.py --source ogbench:{file} --task {args.task} {out}"
+        fail(f"--task {args.task}: only OGBench has its data: download {where}, then {command}")
+    if args.task not in (*TASKS, *OGBENCH):
+        fail(f"--task {args.task}: must be one of {', '.join(TASKS)}, or a point maze of OGBench")
     robots = args.task in ROBOTS
-    for name in SETTINGS[not robots] if robots else ("video", "expert", *SETTINGS[True]):
+    kind = "robots" if robots else "OGBench" if args.task in OGBENCH else "PointMaze"
+    others = [name for other, names in SETTINGS.items() if other != kind for name in names]
+    for name in others + ["video", "expert"] * (not robots):
         if getattr(args, name) != getattr(Args, name):
             fail(f"--{name.replace('_', '-')}: has no meaning for --task {args.task}")
+    if args.episodes is None:
+        args.episodes = 5000 if args.task.endswith("stitch") else 500 if "giant" in args.task else 1000
     counts = args.workers, args.episodes_per_pair, max(args.expert_episodes, args.random_episodes)
-    if min(counts) < 1:
-        fail("--workers, --episodes-per-pair, and --expert-episodes or --random-episodes: must be at least 1")
+    if min(*counts, args.episodes) < 1:
+        names = "--workers, --episodes-per-pair, --episodes, and --expert-episodes or --random-episodes"
+        fail(f"{names}: must be at least 1")
     if args.expert_random_eps is None:
         args.expert_random_eps = 0.3 if args.task.startswith("Fetch") else 0.0
     args.expert = args.expert or REPOSITORY / f"data/experts/{args.task}.pt"
     out = args.out or REPOSITORY / f"data/datasets/{args.task}.npz"
-    arguments = {name: getattr(args, name) for name in ("task", "seed", *SETTINGS[robots])}
+    arguments = {name: getattr(args, name) for name in ("task", "seed", *SETTINGS[kind])}
     try:
         if args.verify:
             return verify(out, args)
@@ -418,12 +487,18 @@ def main():
                 )
             print(f"{out}: is there already; --force collects it again")
             return
-        arrays, redrawn = simulate(args, jobs_of(args)) if robots else (collect_pointmaze(args), {})
+        redrawn = {}
+        if robots:
+            arrays, redrawn = simulate(args, jobs_of(args))
+        elif kind == "OGBench":
+            arrays = collect_ogbench(args, range(args.episodes))
+        else:
+            arrays = collect_pointmaze(args)
         manifest = make_manifest(arrays, args.task, arguments) | {"redrawn": redrawn}
         manifest["expert"] |= expert
         save(out, arrays, manifest)
-    except (OSError, RuntimeError) as error:
-        fail(error)
+    except (ImportError, OSError, RuntimeError) as error:
+        fail(f"--task {args.task}: {error}" if isinstance(error, ImportError) else error)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Reads and writes:
     minari:ID         a local Minari dataset of observation, achieved_goal and desired_goal
     ogbench:FILE.npz  OGBench's flat rows of observations, actions, terminals. They hold no goals: --goal-dims
                       of the observation become the achieved goal, a trajectory's last one its desired goal.
+                      OGBench's own tasks (--task ogbench-antmaze-medium-stitch) need no --goal-dims.
 
 Success follows from the environment's compute_reward where a source does not say it. Actions are clipped to
 the action space. If episodes differ in length there is lengths (N,) int64; beyond its end an episode repeats
@@ -34,8 +35,10 @@ import gymnasium as gym
 import numpy as np
 import tyro
 from collect import make_manifest, read, save
-from tools import ROBOTS, TASKS, bar_pace, fail, replace
+from tools import OGBENCH, ROBOTS, TASKS, bar_pace, fail, replace
 from tqdm import tqdm
+
+from envs.ogbench import goal_dims
 
 STATES = ("observations", "achieved_goals", "desired_goals")
 
@@ -44,7 +47,7 @@ STATES = ("observations", "achieved_goals", "desired_goals")
 class Args:
     source: str  # what to read, see above
     out: str  # what to write, see above
-    task: str = ""  # a task of the paper or package:id of a goal environment; by default what the source says
+    task: str = ""  # a task of ours or package:id of a goal environment; by default what the source says
     split: Literal["expert", "random"] = "expert"  # who acted in --source, where it does not say so
     random_source: str = ""  # a second source, of random episodes, put after those of --source
     expert_episodes: int | None = None  # take only the first so many expert episodes
@@ -110,12 +113,13 @@ def read_pickle(path, args):
 def read_ogbench(path, args):
     with np.load(path, allow_pickle=False) as file:
         observations, actions, terminals = (file[name] for name in ("observations", "actions", "terminals"))
-    if not args.goal_dims:
+    if not args.goal_dims and args.task not in OGBENCH:
         fail("--goal-dims: OGBench data hold no goals; say which dimensions of the observation are, as 0 2")
+    dims = slice(*args.goal_dims) if args.goal_dims else goal_dims(args.task)
     episodes, ends = [], np.flatnonzero(terminals) + 1
     for first, end in zip(np.append(0, ends[:-1]), ends, strict=True):
         o = observations[first:end]
-        achieved = o[:, slice(*args.goal_dims)]
+        achieved = o[:, dims]
         goals = np.repeat(achieved[-1:], len(o), 0)
         episode = dict(zip(STATES, (o, achieved, goals), strict=True))
         episodes.append(episode | {"actions": actions[first : end - 1]})  # the last action has no outcome
@@ -203,7 +207,7 @@ def load(source, args, split):
 # --- one dataset of them
 def make_env(task, kwargs):
     try:
-        return gym.make(f"paper/{task}" if task in TASKS else task, **kwargs)
+        return gym.make(f"paper/{task}" if task in (*TASKS, *OGBENCH) else task, **kwargs)
     except (gym.error.Error, ImportError) as error:
         fail(f"--task {task}: {error}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from envs import ROBOTS, TASKS  # noqa: E402, F401
+from envs import OGBENCH, ROBOTS, TASKS  # noqa: E402, F401
 
 # A method has one line here: its name in tables, its nearest sibling in algos/, and whether goals are
 # swapped: "paper" (with and without, as in the paper), "optional" (without, unless --swap asks) or "no".

@@ -1,4 +1,7 @@
-"""Registers the paper's tasks with Gymnasium: gym.make("envs:paper/FetchPush"), "envs:paper/PointMaze"."""
+"""Registers the paper's tasks with Gymnasium: gym.make("envs:paper/FetchPush"), "envs:paper/PointMaze".
+
+OGBench's are not in the paper, but stand beside them: "envs:paper/ogbench-pointmaze-medium-stitch".
+"""
 
 import contextlib
 import io
@@ -6,6 +9,8 @@ import os
 from functools import partial
 
 import gymnasium as gym
+
+from envs.ogbench import TASKS as OGBENCH
 
 ROBOTS = {
     "FetchPush": "FetchPush-v4",
@@ -39,3 +44,13 @@ gym.register(
     vector_entry_point="envs.pointmaze:PointMazeVectorEnv",
     max_episode_steps=100,
 )
+
+for task, steps in OGBENCH.items():
+    together = "pointmaze" in task and "teleport" not in task
+    gym.register(
+        f"paper/{task}",
+        entry_point="envs.ogbench:OGBenchEnv",
+        vector_entry_point="envs.ogbench:PointMazes" if together else None,
+        max_episode_steps=steps,
+        kwargs={"task": task},
+    )

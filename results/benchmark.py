@@ -28,14 +28,14 @@ import tyro
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "data"))
-from tools import METHODS, TASKS, Method, fail, load_method, replace  # noqa: E402
+from tools import METHODS, OGBENCH, TASKS, Method, fail, load_method, replace  # noqa: E402
 
 ROWS = REPOSITORY / "results" / "runs.jsonl"
 HAND = [task for task in TASKS if task.startswith("Hand")]
 
 # Seeds and flags of each protocol, by task; "": all other tasks. "cpu" takes two cores about two days.
 # FetchReach is learned after 3,000 updates. Returns on the Hand tasks spread widely, so 100 episodes.
-# PointMaze has 20 of each of its nine pairs of start and goal.
+# PointMaze has 20 of each of its nine pairs of start and goal. OGBench's tasks run if --tasks names them.
 PROTOCOLS = {
     "paper": {"": (10, {"updates": 500_000, "precision": "fp32"})},  # Sec. 5
     "cpu": {
@@ -43,6 +43,7 @@ PROTOCOLS = {
         "PointMaze": (5, {"updates": 15_000, "eval_every": 2_500, "eval_episodes": 180}),
         "FetchReach": (3, {"updates": 5_000, "eval_every": 1_000}),
         **dict.fromkeys(HAND, (3, {"updates": 20_000, "eval_every": 5_000, "eval_episodes": 100})),
+        **dict.fromkeys(OGBENCH, (3, {"updates": 20_000, "eval_every": 5_000, "gamma": 0.99})),
     },
 }
 # Lines of the tables that are not a file of algos/ with its defaults: file, name in tables, flags. The
@@ -110,6 +111,7 @@ def settings_of(line, task, swap, protocol, extra=()):
     """Number of seeds and all settings of the runs of a cell; extra: more flags, as words."""
     method, _, flags = lines()[line]
     seeds, more = PROTOCOLS[protocol].get(task) or PROTOCOLS[protocol][""]
+    more = {k: v for k, v in more.items() if k in version_and_defaults(method)[1]}  # not all have a gamma
     flags = {"task": task, "swap": swap} | more | flags | PROTOCOL_FLAGS.get((protocol, line), {})
     if not extra:
         return seeds, version_and_defaults(method)[1] | flags
@@ -165,6 +167,7 @@ def row_of(run):
     row |= {"scores": {k: v for k, v in last.items() if k not in ("update", "episodes")}, "curve": curve}
     row["episodes"] = {name: [int(e[name]) for e in last["episodes"]] for name in ("return", "success")}
     names = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+    names += ("ogbench",) * (run.task in OGBENCH)
     row["versions"] = {"python": platform.python_version()} | {name: version(name) for name in names}
     if (run.line, run.task, run.seed) == ("dqapg", "PointMaze", 1) and run.folder.parts[1] in PROTOCOLS:
         row["paths"] = paths_of(run.folder)
@@ -298,7 +301,7 @@ eval exec "$command"
 @dataclass
 class Options:
     methods: str = ""  # for instance dqapg,wgcsl-official; by default all
-    tasks: str = ""  # for instance PointMaze,FetchPush; by default all
+    tasks: str = ""  # for instance PointMaze,FetchPush; by default all but OGBench's
     swap: Literal["both", "yes", "no"] | None = None  # by default as METHODS in data/tools.py says
     seeds: str = ""  # for instance 1,2,7-9; by default as many as the protocol has
     protocol: Literal["paper", "cpu"] = "cpu"  # number of seeds and flags: PROTOCOLS in results/benchmark.py
@@ -322,7 +325,8 @@ def main():
     options = tyro.cli(Options, args=words, prog="benchmark.sh", description=__doc__, config=config)
     os.chdir(REPOSITORY)
     options.methods = chosen("methods", options.methods, lines())
-    options.tasks = chosen("tasks", options.tasks, sorted(TASKS, key="PointMaze".__ne__))  # it is the fastest
+    tasks = sorted(TASKS, key="PointMaze".__ne__)  # it is the fastest
+    options.tasks = chosen("tasks", options.tasks, [*tasks, *OGBENCH] if options.tasks else tasks)
     if not re.fullmatch(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?", options.seeds):
         fail(f"--seeds {options.seeds}: give numbers and ranges, for instance 1,2,7-9")
     ranges = [list(map(int, part.split("-"))) for part in options.seeds.split(",") if part]

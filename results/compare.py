@@ -54,12 +54,12 @@ class Cell:
 class Results:
     """The cells of a protocol, and its lines that have one, in the order of METHODS."""
 
-    def __init__(self, protocol="cpu", rows=None):
+    def __init__(self, protocol="cpu", rows=None, tasks=TASKS):
         self.rows, self.cells, self.names = read_rows() if rows is None else rows, {}, {}
         self.protocol = protocol
         measured = {row["method"] for cell in self.rows.values() for row in cell.values()}
         for line, (method, its, _) in lines().items():
-            for task in TASKS if method in measured else ():
+            for task in tasks if method in measured else ():
                 for swap in (False, True, "meet"):
                     settings = settings_of(line, task, bool(swap), protocol)[1]
                     source = {"swap_source": "meet"} if swap == "meet" else {}

@@ -20,7 +20,9 @@ from benchmark import FREE, REPOSITORY, ROWS, TASKS, fail, lines, settings_of
 from claims import PAPER
 from compare import Results, compare, compare_printed, down, holm, short, up
 
-PAGES = [REPOSITORY / name for name in ("README.md", "docs/results.md", "docs/findings.md")]
+PAGES = ("README.md", "docs/results.md", "docs/findings.md", "docs/ogbench.md")
+PAGES = [REPOSITORY / name for name in PAGES]
+PUBLISHED = json.loads((REPOSITORY / "results" / "ogbench.json").read_text())
 PLOTS = REPOSITORY / "results" / "plots"
 SUFFIX = {False: "", True: "-aug", "meet": "-meet"}
 
@@ -184,6 +186,22 @@ def others(results):
     return markdown(["task", "method", "swapping", "settings", "seeds", "return"], rows)
 
 
+def ogbench(results):
+    """Success at any time in %, mean ± deviation over seeds, above the published figures."""
+    tasks, rows = {f"ogbench-{name}": figures for name, figures in PUBLISHED["tasks"].items()}, []
+    ours = Results(results.protocol, results.rows, tasks)
+    suffix = {False: "", True: "-aug", "meet": "-meet"}
+    for line, swap in ((line, swap) for line in ours.names for swap in suffix):
+        row, cells = [], [ours.cell(line, task, swap) for task in tasks]
+        for cell in cells:
+            values = 100 * cell.of("success_any") if cell else np.zeros(0)
+            row.append(f"{values.mean():.0f} ± {values.std():.0f}<br>{cell.size}" if cell else None)
+        rows += [[f"{ours.names[line]}{suffix[swap]}, ours", *row]] if any(cells) else []
+    for method in PUBLISHED["methods"]:
+        rows.append([method, *("{} ± {}".format(*figures[method]) for figures in tasks.values())])
+    return markdown(["", *PUBLISHED["tasks"]], rows)
+
+
 def build(protocol="cpu"):
     """The tables by name, and the SHA-256 of what the figures are drawn from."""
     results = Results(protocol)
@@ -198,6 +216,7 @@ def build(protocol="cpu"):
     tables |= {f"table{n}": papers(results, n) for n in (2, 3, 4)}
     source = hashlib.sha256(ROWS.read_bytes() if ROWS.exists() else b"")
     source.update((REPOSITORY / "results" / "figures.py").read_bytes() + json.dumps(tables).encode())
+    tables["ogbench"] = ogbench(results)  # in no figure
     return results, tables, source.hexdigest()
 
 

@@ -34,7 +34,7 @@ def row(line="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, **more):
     args = benchmark.settings_of(line, task, swap, "cpu")[1] | {"seed": seed, "precision": "bf16"} | more
     pairs = [(claims.EVAL_SEED + i - 1) % 9 for i in range(18)]
     success = [int(swap or k % 3 + k // 3 == 2) for k in pairs]
-    scores = {"return": value, "seen_success": 0.9, "unseen_success": value / 100}
+    scores = {"return": value, "seen_success": 0.9, "unseen_success": value / 100, "success_any": value / 100}
     made = {"method": method, "version": 1, "args": args, "scores": scores}
     made["curve"] = [[10, value / 2, 0.0, 0.0], [20, value, 0.5, value / 100]]
     made["episodes"] = {"return": [int(value)] * 18, "success": success}
@@ -224,6 +224,16 @@ def test_the_table_of_meet(results):
     assert "meet" not in report.others(made) and report.meet(results(*rows)).count("\n") == 1
 
 
+def test_ogbenchs_tasks_have_a_table_of_their_own(results):
+    rows = seeds([10.0, 20.0], swap=True, task="ogbench-pointmaze-medium-stitch")
+    made = results(*rows, row("gcsl", "ogbench-pointmaze-large-stitch", value=7.0), row(value=50.0))
+    table = report.ogbench(made)
+    assert "| TD3+BC-aug, ours |  |  | 15 ± 5<br>2 × 20k |  |" in table and "TD3+BC, ours" not in table
+    assert "| GCSL, ours |  |  |  | 7 ± 0<br>1 × 20k |" in table
+    assert "| HIQL | 79 ± 5 | 58 ± 5 | 74 ± 6 | 13 ± 6 |" in table
+    assert {place[1] for place in made.cells} == {"PointMaze"}
+
+
 def test_bars_only_from_three_seeds_on(results):
     for n in (2, 3):
         made = results(*seeds([10.0] * n), *seeds([12.0, 13.0, 17.0][:n], swap=True))
@@ -381,6 +391,14 @@ def test_flags_of_a_protocol_and_flags_after_the_dashes(capsys, monkeypatch):
         assert ("--batch-size 256" in line) == ("cql.py" in line) and "--updates 20000" in line
     printed = dry_run(capsys, monkeypatch, *words, "--", "--lr", "0.1", "--log-every", "7")
     assert all("--out runs/cpu-lr-0.1/" in line and "--log-every 7" in line for line in printed)
+
+
+def test_ogbenchs_tasks_run_if_they_are_named(capsys, monkeypatch):
+    words = "--methods", "gcsl,dqapg", "--tasks", "PointMaze,ogbench-pointmaze-medium-stitch", "--seeds", "1"
+    printed = [line for line in dry_run(capsys, monkeypatch, *words) if "ogbench" in line]
+    assert len(printed) == 3 and all("--updates 20000" in line for line in printed)
+    assert all(("--gamma 0.99" in line) == ("dqapg.py" in line) for line in printed)
+    assert not any("ogbench" in line for line in dry_run(capsys, monkeypatch, "--methods", "gcsl"))
 
 
 def test_wrong_words_end_before_anything_runs(capsys, monkeypatch):
