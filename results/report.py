@@ -190,13 +190,12 @@ def ogbench(results):
     """Success at any time in %, mean ± deviation over seeds, above the published figures."""
     tasks, rows = {f"ogbench-{name}": figures for name, figures in PUBLISHED["tasks"].items()}, []
     ours = Results(results.protocol, results.rows, tasks)
-    suffix = {False: "", True: "-aug", "meet": "-meet"}
-    for line, swap in ((line, swap) for line in ours.names for swap in suffix):
+    for line, swap in ((line, swap) for line in ours.names for swap in SUFFIX):
         row, cells = [], [ours.cell(line, task, swap) for task in tasks]
         for cell in cells:
             values = 100 * cell.of("success_any") if cell else np.zeros(0)
             row.append(f"{values.mean():.0f} ± {values.std():.0f}<br>{cell.size}" if cell else None)
-        rows += [[f"{ours.names[line]}{suffix[swap]}, ours", *row]] if any(cells) else []
+        rows += [[f"{ours.names[line]}{SUFFIX[swap]}, ours", *row]] if any(cells) else []
     for method in PUBLISHED["methods"]:
         rows.append([method, *("{} ± {}".format(*figures[method]) for figures in tasks.values())])
     return markdown(["", *PUBLISHED["tasks"]], rows)
