@@ -76,9 +76,10 @@ class Args:
     gamma: float = 1.0  # discount; targets are clipped to [-H, 0] at 1 (Sec. 4.2), else to [-1/(1-gamma), 0]
     stop_at_goal: bool = True  # no bootstrapping past a reached goal (Alg. 3's d); time-outs always bootstrap
     advantage: Literal["q", "td"] = "q"  # Q(s, a) - Q(s, pi(s)) (jaxrl, d3rlpy), or the TD error (App. B)
-    weight: Literal["exp", "softmax"] = "exp"  # exp(A) (Eq. 15), or its softmax (jaxrl, d3rlpy)
+    weight: Literal["exp", "softmax"] = "exp"  # exp(A) (Eq. 15), or its softmax over the batch (the authors)
     temperature: float = 1.0  # divides the advantage: lambda of Eq. 15 (1 in d3rlpy and jaxrl's class)
-    weight_clip: float = 100.0  # upper bound of exp(A) (CORL)
+    weight_clip: float = 100.0  # exp: upper bound of exp(A) (CORL)
+    advantage_clip: float = 0.5  # softmax: upper bound of A (the authors', for rewards of at most 0)
 
 
 # --- shared: data and networks ---
@@ -317,7 +318,7 @@ class AWAC(nn.Module):
         args = self.args
         not_done = r < 0 if args.stop_at_goal else 1
         next_q = torch.min(*self.target_critic(s_next, g, self.actor(s_next, g)))
-        # AWAC does not clip targets: the bounds are those of the paper (Sec. 4.2)
+        # the bounds are those of the paper (Sec. 4.2); where rewards are at most 0, the authors bound Q by 0
         return (r + args.gamma * not_done * next_q).clamp(self.min_value, 0)
 
     def update(self, batch, n):
@@ -338,6 +339,7 @@ class AWAC(nn.Module):
             advantage = y - q if args.advantage == "td" else q - q_pi
             weight = (advantage / args.temperature).exp().clamp(max=args.weight_clip)
             if args.weight == "softmax":  # times the batch size, so that the mean weight is 1
+                advantage = advantage.clamp(max=args.advantage_clip)
                 weight = (advantage / args.temperature).softmax(0) * len(advantage)
         bc = (pi - a).square().mean(-1)
         actor_loss = (weight * bc).mean()  # Eq. (6) and (15)

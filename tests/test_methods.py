@@ -175,8 +175,11 @@ def awac(w, p, b, normal, uniform):
     yield "critic", lambda w: errors(q_data(w, b), y)
     q = q_data(w, b).min(0)
     q_pi = q_policy(w, b).min(0)
-    e = np.exp((y - q if p.advantage == "td" else q - q_pi) / p.temperature)
-    weight = np.minimum(e, p.weight_clip) if p.weight == "exp" else e / e.mean()
+    advantage = y - q if p.advantage == "td" else q - q_pi
+    weight = np.minimum(np.exp(advantage / p.temperature), p.weight_clip)
+    if p.weight == "softmax":
+        weight = np.exp(np.minimum(advantage, p.advantage_clip) / p.temperature)
+        weight = weight / weight.mean()
     yield "actor", lambda w: (weight * clone(w, b)).mean()
 
 
@@ -389,7 +392,8 @@ CASES = {  # besides all_cases(); level: about the mean of Q and V, spread: thei
     "dqapg": [{"variant": "alg3"}, {"variant": "eq34", "alpha": 2.0}, {"alpha": 2.0, "weight_clip": 1.5}]
     + [{"variant": "eq34", "level": 2.0}, {"variant": "alg3", "level": 1.0}, {"level": 1.0, "n": 5}],
     "dqapg_gaussian": [{"alpha": 2.0, "weight_clip": 1.5, "level": 1.0}, {"wide": True}],
-    "awac": [{"advantage": "td"}, {"weight": "softmax", "temperature": 2.0}]
+    "awac": [{"advantage": "td"}, {"weight": "softmax", "temperature": 0.5}]
+    + [{"weight": "softmax", "temperature": 2.0, "advantage_clip": 9.0}]
     + [{"temperature": 0.5, "weight_clip": 1.5}],
     "crr": [{"weight": "exp", "temperature": 2.0, "action_samples": 2}, {"policy_std": 0.2}]
     + [{"weight": "exp", "weight_clip": 1.5}],
@@ -532,7 +536,8 @@ MA = {"gamma": 0.98, "stop_at_goal": False}
 DEFAULTS = {
     "gcsl": {"her_ratio": 1.0, "lr": 5e-4},
     "td3bc": {"alpha": 2.5, "target_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2},
-    "awac": {"advantage": "q", "weight": "exp", "temperature": 1.0, "weight_clip": 100.0},
+    "awac": {"advantage": "q", "weight": "exp", "temperature": 1.0, "weight_clip": 100.0}
+    | {"advantage_clip": 0.5},
     "crr": {"weight": "binary", "action_samples": 4, "policy_std": 0.5}
     | {"temperature": 1.0, "weight_clip": 20.0},
     "onestep": {"beta": 3.0, "weight_clip": 100.0},
@@ -563,10 +568,11 @@ def test_defaults_are_those_of_table_5_and_of_the_authors(method):
 
 OTHER = {"weight_clip": 0.9, "her_ratio": 0.3, "lagrange_gap": 5.0, "polyak": 0.5, "gamma": 0.9}
 OTHER |= {"hidden": (9,), "vae_hidden": (9,), "act_candidates": 3, "expectile": 0.6}
-OTHER |= {"baw_queue": 64, "baw_best": 20.0, "baw_rise": 5.0}
+OTHER |= {"advantage_clip": 0.01, "baw_queue": 64, "baw_best": 20.0, "baw_rise": 5.0}
 NEEDS = {("cql", "lagrange_gap"): {"lagrange": True}, ("gofar", "weight_clip"): {"divergence": "kl"}}
 NEEDS[("am", "act_candidates")] = {"variant": "official"}
 NEEDS |= {("crr", name): {"weight": "exp"} for name in ("temperature", "weight_clip")}
+NEEDS |= {("awac", "advantage_clip"): {"weight": "softmax"}}
 NEEDS |= {("wgcsl", name): {"baw_rise": 9.0} for name in ("baw_best", "baw_other", "baw_queue")}
 
 
