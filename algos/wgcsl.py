@@ -73,9 +73,10 @@ class Args:
     hidden: tuple[int, ...] = (256, 256, 256)  # units of the hidden layers (Table 5)
     polyak: float = 0.95  # weight of the old target network in a target update (Table 5)
     target_every: int = 10  # updates between target updates (Table 5)
-    gamma: float = 0.98  # discount (Ma et al.; the authors have 1 - 1/T with T steps of an episode)
+    gamma: float = 0.0  # discount; 0: 1 - 1/T with T steps of an episode (the authors'; Ma et al.: 0.98)
     stop_at_goal: bool = False  # no bootstrapping past a reached goal (Alg. 3's d)
-    variant: Literal["official", "gofar"] = "official"  # the authors' code, or Ma et al.'s copy
+    # the authors' code, Ma et al.'s copy, or that copy before its repair
+    variant: Literal["official", "gofar", "gofar-2022"] = "official"
     weight_clip: float = 10.0  # upper bound of the advantage weight exp(A) (both codes)
     baw_best: float = 80.0  # official: the best-advantage percentile rises to this value (the authors')
     baw_rise: float = 0.01  # official: by this much at every update (the authors'; 0.15 in their easy tasks)
@@ -301,11 +302,11 @@ class Actor(Network):
 class WGCSL(nn.Module):
     def __init__(self, args, stats, horizon):
         super().__init__()
-        good = args.gamma < 1 or args.variant == "gofar"
+        good = args.gamma < 1 or args.variant != "official"
         require(good, "--gamma 1: with rewards 0 and 1, Q cannot tell near goals from far; use 0.98")
         require(args.her_ratio > 0, "--her-ratio 0: the actor learns from hindsight goals only")
-        self.args = args
-        self.min_value = -horizon if args.gamma == 1 else -1 / (1 - args.gamma)
+        self.args, self.gamma = args, args.gamma or 1 - 1 / horizon
+        self.min_value = -horizon if self.gamma == 1 else -1 / (1 - self.gamma)
         self.periods = (args.target_every,)  # update() depends on n only through n % period
         self.actor = Actor(stats, args.hidden)
         self.critic = Ensemble(stats, ("obs", "goal", "action"), args.hidden)
@@ -327,7 +328,7 @@ class WGCSL(nn.Module):
         not_done = r < 0 if args.stop_at_goal else 1
         # both codes have one critic, App. B puts WGCSL into TD3: the smaller of two
         next_q = torch.min(*critic(s_next, g, actor(s_next, g)))
-        return r + (args.variant == "official") + args.gamma * not_done * next_q
+        return r + (args.variant == "official") + self.gamma * not_done * next_q
 
     def update(self, batch, n):
         """Update number n, from 1, on a Batch. Returns metrics to log."""
@@ -344,13 +345,14 @@ class WGCSL(nn.Module):
         with torch.no_grad():  # the weight is a constant to the actor
             hindsight = batch.steps_to_goal.isfinite()  # other goals are for the critic only
             q_pi = torch.min(*self.critic(s, g, pi))
-            # App. B subtracts Q(s, a), which leaves the TD error: it tends to 0, whatever the action
             if official:
                 advantage = self.backup(self.actor, self.critic, r, s_next, g) - q_pi
+            elif args.variant == "gofar-2022":  # App. B: the TD error, which tends to 0 whatever the action
+                advantage = y - torch.min(q1, q2)
             else:
                 advantage = y - q_pi.clamp(low, high)
-            # App. B has gamma^-steps and no exp, neither code does
-            weight = args.gamma**batch.steps_to_goal * advantage.exp().clamp(max=args.weight_clip)
+            # App. B has gamma^-steps and no exp, no code does
+            weight = self.gamma**batch.steps_to_goal * advantage.exp().clamp(max=args.weight_clip)
             if official:  # best-advantage weight
                 latest = torch.where(hindsight, advantage, torch.inf)
                 self.queue.copy_(torch.cat([self.queue, latest])[-len(self.queue) :])

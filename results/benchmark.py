@@ -47,9 +47,14 @@ PROTOCOLS = {
     },
 }
 # Lines of the tables that are not a file of algos/ with its defaults: file, name in tables, flags. The
-# paper's numbers of WGCSL and AM are of the versions in GoFAR's code; their authors' own stand beside them.
+# paper's numbers of WGCSL fit the copy in GoFAR's code of before October 2022; those of AM are of that code
+# too. Their authors' own methods stand beside them.
+GOFAR = {"her_ratio": 1.0, "gamma": 0.98}
 LINES = {
-    "wgcsl": ("wgcsl", "WGCSL", {"variant": "gofar", "her_ratio": 1.0}),
+    "awac": ("awac", "AWAC", {}),
+    "awac-rlkit": ("awac", "AWAC rlkit", {"weight": "softmax", "temperature": 0.5}),
+    "wgcsl": ("wgcsl", "WGCSL", GOFAR | {"variant": "gofar-2022"}),
+    "wgcsl-repaired": ("wgcsl", "WGCSL repaired", GOFAR | {"variant": "gofar"}),
     "wgcsl-official": ("wgcsl", "WGCSL official", {}),
     "am": ("am", "AM", {}),
     "am-official": ("am", "AM official", {"variant": "official", "her_ratio": 1.0}),

@@ -83,8 +83,9 @@ def papers(results, number):
             printed |= {(line, task, swap): pair[key] for task, pair in tasks.items() if key in pair}
     shown = list(dict.fromkeys((line, swap) for line, _, swap in printed))
     if number == 4:
-        for line in {"am-official", "wgcsl-official"} & results.names.keys():
-            shown.insert(shown.index((line.removesuffix("-official"), False)) + 1, (line, False))
+        for line in ("am-official", "wgcsl-official", "wgcsl-repaired"):
+            if line in results.names:
+                shown.insert(shown.index((line.split("-")[0], False)) + 1, (line, False))
     cells = {place: cell for place, cell in results.cells.items() if (place[0], place[2]) in shown}
     tested = {place: cell.returns for place, cell in cells.items() if len(cell.seeds) > 1}
     bold, papers_bold, rows = mark(tested, compare), mark(printed, compare_printed), []

@@ -331,6 +331,7 @@ def am(w, p, b, normal, uniform):
 
 def wgcsl(w, p, b, normal, uniform):
     official = p.variant == "official"
+    p.gamma = p.gamma or 1 - 1 / HORIZON
     low, high = (0, -least(p)) if official else (least(p), 0)
 
     def backup(target):
@@ -340,9 +341,11 @@ def wgcsl(w, p, b, normal, uniform):
         return reward + p.gamma * (b.reward < 0 if p.stop_at_goal else 1) * next_q
 
     y = np.clip(backup("target_"), low, high)
+    td_error = y - q_data(w, b).min(0)
     yield "critic", lambda w: errors(q_data(w, b), y)
     q_pi = q_policy(w, b).min(0)
     advantage = backup("") - q_pi if official else y - np.clip(q_pi, low, high)
+    advantage = td_error if p.variant == "gofar-2022" else advantage
     weight = p.gamma**b.steps_to_goal * np.minimum(np.exp(advantage), p.weight_clip)
     weight = weight * np.where(official & (advantage < w["threshold"]), p.baw_other, 1)
     mine = np.isfinite(b.steps_to_goal)
@@ -403,7 +406,7 @@ CASES = {  # besides all_cases(); level: about the mean of Q and V, spread: thei
     "cql": [{"lagrange": True, "lagrange_gap": 2.0}, {"weight": 1.0, "entropy": 2.0, "samples": 3}],
     "bcq": [{"phi": 0.5, "soft_minimum": 0.2, "kl_weight": 0.1, "latent_clip": 0.3}, {"wide": True}],
     "am": [{"variant": "official", "level": 0.5, "spread": x} for x in (1.0, 0.1)] + [{"gamma": 1.0}],
-    "wgcsl": [{"variant": "gofar"}, {"variant": "gofar", "gamma": 1.0}]
+    "wgcsl": [{"variant": "gofar"}, {"variant": "gofar", "gamma": 1.0}, {"variant": "gofar-2022"}]
     + [{"weight_clip": 1.2, "baw_other": 0.5}],
     "gofar": [{"divergence": "kl"}, {"reward": "binary"}, {"penalty": 1.0}]
     + [{"divergence": "kl", "weight_clip": 1.5}],
@@ -547,9 +550,8 @@ DEFAULTS = {
     "bcq": {"hidden": (400, 300), "vae_hidden": (750, 750), "phi": 0.05, "soft_minimum": 0.75}
     | {"target_candidates": 10, "act_candidates": 100, "latent_clip": 0.5, "kl_weight": 0.5},
     "am": MA | {"variant": "gofar", "candidates": 10, "act_candidates": 100},
-    "wgcsl": MA
-    | {"her_ratio": 0.8, "lr": 5e-4, "variant": "official", "weight_clip": 10.0, "baw_best": 80.0}
-    | {"baw_rise": 0.01, "baw_other": 0.05, "baw_queue": 50_000},
+    "wgcsl": {"gamma": 0.0, "stop_at_goal": False, "her_ratio": 0.8, "lr": 5e-4, "variant": "official"}
+    | {"weight_clip": 10.0, "baw_best": 80.0, "baw_rise": 0.01, "baw_other": 0.05, "baw_queue": 50_000},
     "gofar": MA
     | {"her_ratio": 0.0, "divergence": "chi2", "reward": "discriminator", "discriminator_lr": 5e-4}
     | {"penalty": 0.01, "weight_clip": 10.0},
