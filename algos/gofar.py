@@ -42,7 +42,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EVAL_SEED = 1_000_000  # episode i of every evaluation starts from reset(seed=EVAL_SEED + i)
 # --- end shared ---
 
-VERSION = 1  # raise it when a change alters what is learned: results of other versions do not count
+VERSION = 2  # raise it when a change alters what is learned: results of other versions do not count
 
 
 @dataclass
@@ -284,6 +284,14 @@ def polyak_update(target, online, polyak):
 
 # --- end shared ---
 
+of_all_goals = statistics  # train() calls the one below
+
+
+def statistics(data, box):
+    """As above, but only desired goals count, as in the authors' code, whose batches hold no other."""
+    desired = np.broadcast_to(data["desired_goals"][:, None], data["achieved_goals"].shape)
+    return of_all_goals(data | {"achieved_goals": desired}, box)
+
 
 class Actor(Network):
     """Deterministic policy pi(s, g): action (B, action_dim) in the environment's units."""
@@ -301,32 +309,23 @@ class Discriminator(Network):
     """Logit, (B,), of a pair (achieved, desired goal): positives are (g, g), negatives the data's pairs."""
 
     def __init__(self, stats, hidden):
-        dim, width = stats["goal"].shape[1], 2 * (stats["obs"].shape[1] + stats["goal"].shape[1])
-        # wider than two goals by an accident that the results of VERSION 1 were made with; the rest is zeros
-        stats = stats | {"pair": torch.tensor([[0.0], [1.0], [torch.inf]]).expand(3, width)}
-        super().__init__(stats, ("pair",), 1, hidden)
-        self.register_buffer("of_goals", stats["goal"])
-        self.padding = width - 2 * dim
+        super().__init__(stats, ("goal", "goal"), 1, hidden)
 
-    def pair(self, first, second):
-        """Two goals, each as the other networks see them: (B, 2 goal_dim)."""
-        shift, scale, limit = self.of_goals
-        return torch.cat([((goal - shift) / scale).clamp(-limit, limit) for goal in (first, second)], -1)
+    def pair(self, achieved, goal):
+        """What the layers see of it, (B, 2 goal_dim)."""
+        shift, scale, limit = self.normalisation
+        return ((torch.cat([achieved, goal], -1) - shift) / scale).clamp(-limit, limit)
 
     def forward(self, pair):
-        x = F.pad(pair, (0, self.padding))
         for layer in self.layers[:-1]:
-            x = torch.tanh(layer(x))
-        with torch.autocast(x.device.type, enabled=False):
-            return self.layers[-1](x.float()).squeeze(-1)
+            pair = torch.tanh(layer(pair))
+        return self.layers[-1](pair).squeeze(-1)
 
-    def penalty(self, goal, achieved):
+    def penalty(self, arrived, visited):
         """Mean squared distance of the gradient's norm from 1, between both kinds (Gulrajani et al. 2017)."""
-        share = torch.rand(len(goal), 1, device=goal.device)
-        pair = (share * goal + (1 - share) * achieved).requires_grad_()
-        # bfloat16 is too coarse for a gradient of a gradient
-        with torch.autocast(pair.device.type, enabled=False):
-            gradient = torch.autograd.grad(self(pair).sum(), pair, create_graph=True)[0]
+        share = torch.rand(len(arrived), 1, device=arrived.device)
+        pair = (share * arrived + (1 - share) * visited).requires_grad_()
+        gradient = torch.autograd.grad(self(pair).sum(), pair, create_graph=True)[0]
         return (gradient.norm(dim=-1) - 1).square().mean()
 
 
@@ -356,16 +355,16 @@ class GoFAR(nn.Module):
         s, a, r, s_next, g = batch[:5]
         metrics, reward = {}, r
         if args.reward == "discriminator":  # the authors take turns: 20 updates of it, then 20 of the rest
-            arrived, visited = self.discriminator.pair(g, g), self.discriminator.pair(batch.achieved, g)
-            penalty = self.discriminator.penalty(arrived, visited)
-            logit, other = self.discriminator(arrived), self.discriminator(visited)
-            entropy = F.softplus(-logit).mean() + F.softplus(other).mean()
-            discriminator_loss = entropy + args.penalty * penalty
-            minimise(discriminator_loss, self.optimizers["discriminator"])
-            # of s, not of s'; the authors' log D - log(1 - D) is the logit, and overflows where the logit
-            # does not
-            reward = self.discriminator(visited).detach()
-            metrics = {"discriminator_loss": discriminator_loss, "penalty": penalty, "reward": reward}
+            # bfloat16 is too coarse for a gradient of a gradient
+            with torch.autocast(s.device.type, enabled=False):
+                arrived, visited = self.discriminator.pair(g, g), self.discriminator.pair(batch.achieved, g)
+                penalty = self.discriminator.penalty(arrived, visited)
+                logit, other = self.discriminator(arrived), self.discriminator(visited)
+                loss = F.softplus(-logit).mean() + F.softplus(other).mean() + args.penalty * penalty
+                minimise(loss, self.optimizers["discriminator"])
+                # of s, not of s'; the authors' log D - log(1 - D) is the logit, until it overflows
+                reward = self.discriminator(visited).detach()
+            metrics = {"discriminator_loss": loss, "penalty": penalty, "reward": reward}
 
         (v,) = self.value(s, g)
         with torch.no_grad():  # no bounds, a logit has none
