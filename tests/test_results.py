@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -375,10 +376,9 @@ def dry_run(capsys, monkeypatch, *words):
 
 def test_the_papers_cells_are_listed(capsys, monkeypatch):
     printed = dry_run(capsys, monkeypatch, "--protocol", "paper")
-    runs = [line.split("algos/")[1].split(".py --task ") for line in printed if "-official-" not in line]
-    runs = [(method, words.split()[0], " --swap " in words) for method, words in runs]
-    assert {r[0] for r in runs} == {path.stem for path in ROOT.glob("algos/*.py")}
-    paper = [r for r in runs if r[0] in {*claims.PAPER["table2"], *claims.PAPER["table4"]}]
+    runs = [(*re.search(r"--task (\w+).* --out \S+/(\S+)-v", x).groups(), " --swap " in x) for x in printed]
+    assert {line for _, line, _ in runs} == {*benchmark.lines()}
+    paper = [run for run in runs if run[1] in {*claims.PAPER["table2"], *claims.PAPER["table4"]}]
     assert len({*paper}) == 171 and len(paper) == 1710 and len(printed) == len({*printed})
     assert not any("--resume" in line or "#" in line for line in printed)
 
