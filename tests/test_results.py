@@ -36,7 +36,8 @@ def row(line="td3bc", task="PointMaze", swap=False, seed=1, value=10.0, **more):
     pairs = [(claims.EVAL_SEED + i - 1) % 9 for i in range(18)]
     success = [int(swap or k % 3 + k // 3 == 2) for k in pairs]
     scores = {"return": value, "seen_success": 0.9, "unseen_success": value / 100, "success_any": value / 100}
-    made = {"method": method, "version": 1, "args": args, "scores": scores}
+    version = benchmark.version_and_defaults(method)[0]
+    made = {"method": method, "version": version, "args": args, "scores": scores}
     made["curve"] = [[10, value / 2, 0.0, 0.0], [20, value, 0.5, value / 100]]
     made["episodes"] = {"return": [int(value)] * 18, "success": success}
     return json.loads(json.dumps(made))
