@@ -151,7 +151,7 @@ class PointMazeEnv(gym.Env):
         from matplotlib.figure import Figure
         from matplotlib.patches import Circle
 
-        canvas = FigureCanvasAgg(Figure(figsize=(6, 4.5), dpi=80, layout="constrained"))
+        canvas = FigureCanvasAgg(Figure(figsize=(6.4, 4.8), dpi=80, layout="constrained"))
         ax = canvas.figure.add_subplot()
         draw_maze(ax)
         ax.plot(*np.array(self.path).T, color="C0", lw=1.5)

@@ -148,18 +148,21 @@ def meet(results):
     """Mean return ± standard error without swapping, with it, and with goals of trajectories that meet."""
 
     def text(mean, errors, sign=""):
-        return f"{mean:{sign}.1f} ± {np.linalg.norm(errors):.1f}"
+        known = None not in errors
+        return f"{mean:{sign}.1f}" + (f" ± {np.linalg.norm(errors):.1f}" if known else "")
 
     rows = []
     for line, task in (place[:2] for place in results.cells if place[2] == "meet"):
         cells = [results.cell(line, task, swap) for swap in SUFFIX]
-        if any(cell is None or len(cell.seeds) < 2 for cell in cells):
+        if None in cells:
             continue
-        means = [cell.returns.mean() for cell in cells]
-        errors = [cell.returns.std(ddof=1) / len(cell.seeds) ** 0.5 for cell in cells]
-        row = [f"{text(*pair)} ({len(cell.seeds)})" for *pair, cell in zip(means, errors, cells, strict=True)]
+        means, sizes = [c.returns.mean() for c in cells], [len(c.seeds) for c in cells]
+        errors = [
+            c.returns.std(ddof=1) / n**0.5 if n > 1 else None for c, n in zip(cells, sizes, strict=True)
+        ]
+        row = [f"{text(mean, [e])} ({n})" for mean, e, n in zip(means, errors, sizes, strict=True)]
         best = int(means[1] > means[0])
-        row.append(text(means[2] - means[best], (errors[2], errors[best]), "+"))
+        row.append(text(means[2] - means[best], [errors[2], errors[best]], "+"))
         rows.append([results.names[line], task, *row])
     return markdown(["", "", "no swapping", "swapping", "meet", "meet - the better of the two"], rows)
 

@@ -224,6 +224,8 @@ def test_the_table_of_meet(results):
     assert f"| TD3+BC | PointMaze | {its} |" in report.meet(made)
     assert "TD3+BC-meet 14.0, TD3+BC 11.0, TD3+BC-aug 7.0" in report.by_task(made)
     assert "meet" not in report.others(made) and report.meet(results(*rows)).count("\n") == 1
+    alone = report.meet(results(*rows, row(swap=True, swap_source="meet")))
+    assert "| 10.0 (1) | -1.0 |" in alone
 
 
 def test_ogbenchs_tasks_have_a_table_of_their_own(results):
