@@ -64,7 +64,7 @@ class Args:
     cuda_graphs: bool = False  # on a GPU: record the update once and replay it, several times as fast
     swap: bool = False  # goal swapping: part of each batch gets goals of other trajectories
     swap_ratio: float = 0.5  # that part of the batch, at most half
-    swap_source: Literal["batch", "meet"] = "batch"  # goals drawn from the batch (Alg. 1), or see meet()
+    swap_source: Literal["batch", "meet"] = "batch"  # goals of the batch (Alg. 1), or after a meeting
     updates: int = 500_000  # gradient updates (Sec. 5)
     batch_size: int = 512  # transitions per update, swapped ones included (Table 5)
     # --- end shared ---
@@ -146,7 +146,7 @@ def load(args):
 
 
 # obs, next_obs, initial_obs (B, obs_dim); action (B, action_dim); goal, achieved (B, goal_dim); others (B,).
-# reward: -1 or 0; achieved: by obs; initial_obs: of the trajectory; steps_to_goal: steps to a hindsight goal,
+# reward: -1 or 0; achieved: in obs; initial_obs: of the trajectory; steps_to_goal: steps to a hindsight goal,
 # inf for other goals; swapped: 1 where the goal was swapped, else 0.
 Batch = namedtuple("Batch", "obs action reward next_obs goal achieved initial_obs steps_to_goal swapped")
 
@@ -168,10 +168,10 @@ class ReplayBuffer:
         self.states, dim = x.shape[1:]
         valid = np.arange(self.states) <= lengths
         step = np.diff(x, axis=1)[valid[:, 1:]]
-        # Distances count steps: the root mean square one has length 1
+        # Scaled so that the root mean square step has length 1
         self.x = (x / np.sqrt(dim * np.square(step).mean(0)).clip(1e-4)).reshape(-1, dim)
         valid = np.flatnonzero(valid)
-        some = valid[:: 1 + len(valid) // 25_000]  # enough, and found in a minute
+        some = np.sort(np.random.default_rng(0).permutation(valid)[:25_000])  # enough
         gap, near = KDTree(self.x[valid]).query(self.x[some], 64, distance_upper_bound=2)
         found = np.isfinite(gap)
         u, v = np.repeat(some, found.sum(1)), valid[near[found]]
@@ -182,9 +182,9 @@ class ReplayBuffer:
     def meet(self, i, t):
         """Which transitions (i, t) get a goal of another trajectory that i meets after t, and those goals.
 
-        A meeting (u, v) counts if its gap is less than a third of the way from t to v. The goal is achieved
-        at v or later, so the action at t lies on a path to it that the data shows. After temporal goal
-        augmentation (Ghugare et al. 2024, arXiv 2401.11237). Without a meeting a transition keeps its goal.
+        A meeting (u, v) counts if its gap is less than a third of the distance from t to v. The goal is
+        achieved at v or later, so the action at t lies on a path to it that the data shows. Without a meeting
+        a transition keeps its goal. After temporal goal augmentation (Ghugare et al. 2024, arXiv 2401.11237).
         """
         first, last = np.searchsorted(self.u, (i * self.states + t + 1, (i + 1) * self.states))
         drawn = first + (self.rng.random((8, len(i))) * (last - first)).astype(int)  # eight tries

@@ -111,7 +111,7 @@ class OGBenchEnv(gym.Env):
         return self._state(observation)
 
     def step(self, action):
-        with self.own_random() if self.teleports else contextlib.nullcontext():  # the swap is slow
+        with self.own_random() if self.teleports else contextlib.nullcontext():  # slow; only teleports draw
             observation = self.env.step(action)[0]
         state, info = self._state(observation)
         return state, -float(not info["is_success"]), False, False, info

@@ -263,6 +263,6 @@ def table(results):
 def counted(results):
     """How many claims have which verdict, in one line."""
     verdicts = [verdict or NEVER for *_, verdict, _ in judged(results)]
-    words = {YES: "hold", NO: "do not hold", OPEN: "are undecided", NEVER: "are not yet measured"}
+    words = {YES: "hold", NO: "do not hold", OPEN: "are undecided", NEVER: "not measured"}
     counts = ", ".join(f"{n} {word}" for v, word in words.items() if (n := verdicts.count(v)))
     return f"Of {len(verdicts)} claims of the paper {counts} in our runs."
