@@ -153,7 +153,7 @@ class ReplayBuffer:
             self.find_meetings()
 
     def find_meetings(self):
-        """Pairs (u, v) of states of two trajectories, less than two steps apart; u in ascending order."""
+        """Pairs (u, v) of states (flat indices) of two trajectories, under two steps apart; u ascending."""
         x, lengths = self.data["observations"], self.data["lengths"][:, None]
         self.states, dim = x.shape[1:]
         valid = np.arange(self.states) <= lengths
