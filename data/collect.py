@@ -327,11 +327,12 @@ def simulate(args, jobs):
     os.environ |= threads | {"MUJOCO_GL": "disable"}  # of the workers
     expert = load_expert(args.expert, args.task) if args.expert_episodes else None
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(args.workers, len(jobs)), context, start_worker, (args.task, expert)
-    ) as pool:
-        bar = tqdm(pool.map(run_episode, jobs), total=len(jobs), unit=" episodes", **bar_pace())
-        episodes = list(bar)
+    pool = ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_worker, (args.task, expert))
+    try:
+        episodes = pool.map(run_episode, jobs)
+        episodes = list(tqdm(episodes, total=len(jobs), unit=" episodes", **bar_pace()))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C would wait for all episodes
     arrays = {name: np.stack([episode[name] for episode in episodes]) for name in episodes[0]}
     attempts = arrays.pop("redrawn")
     codes = {"expert": 1, "random": 0}
