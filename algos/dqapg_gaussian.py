@@ -530,10 +530,11 @@ def train(agent_class, args):
     for n in bar:  # it writes between updates only: a lost terminal cannot cost the checkpoint
         with autocast:
             batch = buffer.sample()
-            metrics = update(batch, n) | {"swapped": batch.swapped.mean()}
+            metrics = update(batch, n)
         last = n == args.updates
         if n % args.log_every == 0 or last:
             metrics = {name: float(value) for name, value in metrics.items()}
+            metrics["swapped"] = float(batch.swapped.mean())
             require(np.isfinite([*metrics.values()]).all(), f"a loss is not finite at update {n}; lower --lr")
             log(logs[0], n, metrics)
         if n % args.eval_every == 0 or last:
